@@ -3,12 +3,26 @@ environment in dev.py, test.py and production.py; defaults that are unsafe live 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import dj_database_url
 from csp.constants import NONE, SELF
 
 ROOT = Path(__file__).resolve().parents[3]
-VAR = ROOT / "var"
+# What running makes: data, logs, work of jobs. Installations with their own can share a checkout.
+VAR = Path(os.environ.get("PAST_VAR") or ROOT / "var").resolve()
+
+
+def database(url: str) -> dict:
+    """Connections outlive a request and are checked before they are used again."""
+    return dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True)
+
+
+def listed(variable: str, separator: str = ",") -> list[str]:
+    """The entries of a list in the environment; none when it is not set."""
+    return [part.strip() for part in os.environ.get(variable, "").split(separator) if part.strip()]
+
 
 INSTALLED_APPS = [
     "django.contrib.admin",
