@@ -44,7 +44,8 @@ class Curve:
     `time`, `survival`, `lower` and `upper` are (k,) step points beginning at (0, 1); survival is a
     share, 0 to 1; the 95 % band is log-log (Kalbfleisch & Prentice 1980). `median` is the smallest
     time at which survival is 0.5 or less, its interval after Brookmeyer & Crowley (1982); None
-    where the curve or its band does not come down to 0.5.
+    where the curve or its band does not come down to 0.5. From `thin_from` on fewer than a tenth of
+    the stratum, or fewer than 5 patients, are at risk (Pocock et al. 2002): the tail to distrust.
     """
 
     label: str
@@ -59,6 +60,7 @@ class Curve:
     median: float | None
     median_low: float | None
     median_high: float | None
+    thin_from: float
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,22 @@ class RiskTable:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """One stratum's life table (k,): every distinct time at which somebody left, and at risk just
+    before it, events and censorings at it."""
+
+    time: Floats
+    at_risk: Ints
+    events: Ints
+    censored: Ints
+
+
+@dataclass(frozen=True)
 class KaplanMeierResult:
     """Everything read off one stratified cohort; strata in the order of `curves`."""
 
     curves: tuple[Curve, ...]
+    steps: tuple[Steps, ...]
     table: RiskTable
     log_rank: LogRank | None
     hazard_ratios: tuple[HazardRatio, ...]
@@ -126,14 +140,15 @@ def kaplan_meier(
     data = data.relabelled(present)
     at = risk_ticks(float(data.time.max())) if ticks is None else np.asarray(ticks, np.float64)
     curves = tuple(_curve(data.of(index), name) for index, name in enumerate(names))
+    steps = tuple(_steps(data.of(index)) for index in range(len(names)))
     notes = _warnings(curves, data, [labels[i] for i in range(len(labels)) if i not in present])
     table = _risk_table(data, names, at)
     if len(names) == 1:
-        return KaplanMeierResult(curves, table, None, (), notes)
+        return KaplanMeierResult(curves, steps, table, None, (), notes)
     counts = event_counts(data.time, data.event, data.entry, data.group)
     base = present.index(reference) if reference in present else 0
     ratios = hazard_ratios(counts, names, base)
-    return KaplanMeierResult(curves, table, log_rank(counts), ratios, notes)
+    return KaplanMeierResult(curves, steps, table, log_rank(counts), ratios, notes)
 
 
 @dataclass(frozen=True)
@@ -214,8 +229,15 @@ def _curve(data: _Data, label: str) -> Curve:
         label=label, n=len(data.time), events=int(data.event.sum()),
         time=time[keep], survival=survival[keep], lower=lower[keep], upper=upper[keep],
         censor_time=censored, censor_survival=survival[at],
-        median=median, median_low=low, median_high=high,
+        median=median, median_low=low, median_high=high, thin_from=_thin_from(data),
     )
+
+
+def _thin_from(data: _Data) -> float:
+    """Time after which the risk set stays below a tenth of the stratum, or below 5."""
+    leaving = np.unique(data.time)
+    enough = at_risk(leaving, data.entry, data.time) >= max(5.0, 0.1 * len(data.time))
+    return float(leaving[np.flatnonzero(enough)[-1]]) if enough.any() else 0.0
 
 
 def _forward_filled(values: Floats) -> Floats:
@@ -228,6 +250,12 @@ def _forward_filled(values: Floats) -> Floats:
 def _crosses_half(time: Floats, survival: Floats) -> float | None:
     below = np.flatnonzero(survival <= 0.5 + _EXACT)
     return float(time[below[0]]) if len(below) else None
+
+
+def _steps(data: _Data) -> Steps:
+    time, of = np.unique(data.time, return_inverse=True)
+    events = np.bincount(of, weights=data.event).astype(np.int64)
+    return Steps(time, at_risk(time, data.entry, data.time), events, np.bincount(of) - events)
 
 
 def _risk_table(data: _Data, labels: tuple[str, ...], ticks: Floats) -> RiskTable:

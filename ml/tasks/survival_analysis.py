@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ml.errors import InputError
-from ml.tasks.survival import KaplanMeierResult, kaplan_meier, risk_ticks
+from ml.tasks.survival import KaplanMeierResult, kaplan_meier
 from ml.tasks.survival_strata import Cut, Strata, stratify_levels, stratify_number
 
 MEASURED, PREDICTED, CLINICAL, RISK = "measured", "predicted", "clinical", "risk"
@@ -34,10 +34,10 @@ class Stratifier:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a cohort. Months throughout; `horizon` and `landmark` None: not used.
+    """What is asked of a cohort. Months since time zero; `horizon`, `landmark` None: not used.
 
     Follow-up is censored at the horizon. With a landmark only patients still under observation
-    without the event at that month are compared, from it on (Anderson et al. 1983).
+    without the event at that month are compared, and the clock starts there (Anderson et al. 1983).
     `causes` None: any cause is the event; else those of the endpoint's causes, named, are the event
     and the others censor.
     """
@@ -111,15 +111,19 @@ def analyse(
             frame, frame["time"] <= question.landmark,
             f"Event or end of follow-up before the landmark at {question.landmark:g} months",
         )
-        frame = frame.assign(entry=np.maximum(frame["entry"], question.landmark))
+        frame = frame.assign(
+            time=frame["time"] - question.landmark,
+            entry=np.maximum(frame["entry"] - question.landmark, 0.0),
+        )
     if question.horizon:
+        end = question.horizon - (question.landmark or 0.0)
         frame = drop(
-            frame, frame["entry"] >= question.horizon,
+            frame, frame["entry"] >= end,
             f"Came under observation after the horizon of {question.horizon:g} months",
         )
         frame = frame.assign(
-            event=frame["event"].astype(bool) & (frame["time"] <= question.horizon),
-            time=np.minimum(frame["time"], question.horizon),
+            event=frame["event"].astype(bool) & (frame["time"] <= end),
+            time=np.minimum(frame["time"], end),
         )
     if question.stratifier is not None:
         missing = frame["value"].isna() | (frame["value"].astype(str) == "")
@@ -128,11 +132,9 @@ def analyse(
     if (strata.group < 0).any():
         frame = drop(frame, pd.Series(strata.group < 0, frame.index), "Level not chosen")
     group = strata.group[strata.group >= 0]
-    end = question.horizon or (float(frame["time"].max()) if len(frame) else 1.0)
     result = kaplan_meier(
         frame["time"].to_numpy(float), frame["event"].to_numpy(bool),
-        frame["entry"].to_numpy(float), group,
-        labels=strata.labels, ticks=risk_ticks(end) if ticks is None else np.asarray(ticks, float),
+        frame["entry"].to_numpy(float), group, labels=strata.labels, ticks=ticks,
     )
     notes = (*strata.notes, *result.warnings, *_reading_notes(question, strata, result))
     return Analysis(question, result, strata, tuple(out), n_cohort, notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -124,10 +125,11 @@ def _number_labels(bounds: Sequence[float], unit: str) -> tuple[str, ...]:
     shown = _shortest_distinct(bounds)
     tail = f" {unit}" if unit else ""
     ranges = [f"≤ {shown[0]}{tail}"] if shown else ["all"]
-    ranges += [f"> {low} to {high}{tail}" for low, high in zip(shown, shown[1:], strict=False)]
+    ranges += [f"> {low} to {high}{tail}" for low, high in pairwise(shown)]
     ranges += [f"> {shown[-1]}{tail}"] if shown else []
-    names = _NAMES.get(len(ranges))
-    return tuple(f"{n} ({r})" for n, r in zip(names, ranges, strict=True)) if names else tuple(ranges)
+    if len(ranges) not in _NAMES:
+        return tuple(ranges)
+    return tuple(f"{n} ({r})" for n, r in zip(_NAMES[len(ranges)], ranges, strict=True))
 
 
 def _shortest_distinct(bounds: Sequence[float]) -> list[str]:
