@@ -165,7 +165,7 @@ class SlideReader:
     def _has_tile(self, z: int, x: int, y: int) -> bool:
         if not 0 <= z < self.info.levels:
             return False
-        span = self.info.tile_size * 2 ** (self.info.levels - 1 - z)
+        span = self.info.tile_size << (self.info.levels - 1 - z)
         return 0 <= x * span < self.info.width and 0 <= y * span < self.info.height
 
     def _level_for(self, downsample: float) -> tuple[int, int]:

@@ -1,0 +1,248 @@
+"""Layers: predicted expression in the row order of a cell table, one chunk per gene.
+
+Values are uint8 with a scale and an offset per gene (value = offset + scale × uint8), so that one
+gene of a million cells is one read of a megabyte and half a step of the scale is the largest error.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+
+from ml.errors import InputError
+from ml.io.celltable import panel_hash
+
+UNIT = "log1p(counts per 10,000)"
+_BUFFER_BYTES = 32 * 2**20
+_SHARD_BYTES = 64 * 2**20
+
+
+class LayerWriter:
+    """Writes a layer from blocks of rows; memory stays at some tens of MB whatever its size.
+
+    Rows arrive row-major and are read gene-major, so blocks are turned and parked in a scratch
+    file beside `out`, and quantised gene by gene in :meth:`close`. As a context manager it closes
+    on success and leaves nothing behind on an error::
+
+        with LayerWriter(out, symbols=symbols, n_rows=n, …) as layer:
+            for block in blocks:  # (k, genes) float32
+                layer.append(block)
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        symbols: list[str],
+        n_rows: int,
+        table_sha256: str,
+        model_sha256: str,
+        unit: str = UNIT,
+    ) -> None:
+        if not symbols or n_rows <= 0 or len(set(symbols)) != len(symbols):
+            raise ValueError("a layer needs rows and unique genes")
+        self.out = out
+        self.symbols = symbols
+        self.n_rows = n_rows
+        self._about = {"unit": unit, "table_sha256": table_sha256, "model_sha256": model_sha256}
+        genes = len(symbols)
+        self._block_rows = max(1, min(n_rows, _BUFFER_BYTES // (4 * genes)))
+        self._buffer = np.empty((self._block_rows, genes), np.float32)
+        self._buffered = 0
+        self._written = 0
+        self._low = np.full(genes, np.inf, np.float32)
+        self._high = np.full(genes, -np.inf, np.float32)
+        self._part = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
+        self._part.mkdir(parents=True)
+        self._scratch_path = self._part / "scratch"
+        self._scratch = self._scratch_path.open("wb")
+
+    def append(self, rows: NDArray[np.float32]) -> None:
+        """Takes the next (k, genes) values, in the table's row order.
+
+        Raises:
+            ValueError: wrong number of genes, more rows than the table has, or a value not finite.
+        """
+        if rows.ndim != 2 or rows.shape[1] != len(self.symbols):
+            raise ValueError(f"block of shape {rows.shape} for {len(self.symbols)} genes")
+        if self._written + self._buffered + len(rows) > self.n_rows:
+            raise ValueError(f"more than {self.n_rows} rows")
+        if not np.isfinite(rows).all():
+            raise ValueError("a predicted value is not finite")
+        while len(rows):
+            taken = min(len(rows), self._block_rows - self._buffered)
+            self._buffer[self._buffered : self._buffered + taken] = rows[:taken]
+            self._buffered += taken
+            rows = rows[taken:]
+            if self._buffered == self._block_rows:
+                self._flush()
+
+    def close(self) -> None:
+        """Quantises and publishes the layer.
+
+        Raises:
+            ValueError: fewer rows were appended than the table has.
+        """
+        self._flush()
+        self._scratch.close()
+        if self._written != self.n_rows:
+            self.discard()
+            raise ValueError(f"{self._written} of {self.n_rows} rows were written")
+        self._write()
+        self._scratch_path.unlink()
+        if self.out.exists():
+            shutil.rmtree(self.out)
+        (self._part / "layer").replace(self.out)
+        self._part.rmdir()
+
+    def discard(self) -> None:
+        """Gives up: removes what was written so far."""
+        self._scratch.close()
+        shutil.rmtree(self._part, ignore_errors=True)
+
+    def __enter__(self) -> LayerWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def _flush(self) -> None:
+        if not self._buffered:
+            return
+        block = self._buffer[: self._buffered]
+        np.minimum(self._low, block.min(axis=0), out=self._low)
+        np.maximum(self._high, block.max(axis=0), out=self._high)
+        self._scratch.write(np.ascontiguousarray(block.T).tobytes())
+        self._written += self._buffered
+        self._buffered = 0
+
+    def _write(self) -> None:
+        genes = len(self.symbols)
+        step = max(1, min(genes, _SHARD_BYTES // self.n_rows))
+        root = zarr.open_group(self._part / "layer", mode="w", zarr_format=3)
+        root.attrs["past"] = {
+            **self._about,
+            "n_rows": self.n_rows,
+            "symbols": self.symbols,
+            "panel_hash": panel_hash(self.symbols),
+        }
+        values = root.create_array(
+            "values",
+            shape=(genes, self.n_rows),
+            dtype="uint8",
+            chunks=(1, self.n_rows),
+            shards=(step, self.n_rows) if step > 1 else None,
+            compressors=BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle"),
+        )
+        scale = ((self._high.astype(np.float64) - self._low) / 255).astype(np.float32)
+        for start in range(0, genes, step):
+            stop = min(genes, start + step)
+            values[start:stop] = self._quantised(start, stop, scale[start:stop])
+        for name, numbers in (("scale", scale), ("offset", self._low)):
+            root.create_array(name, shape=(genes,), dtype="float32")[:] = numbers
+
+    def _quantised(self, start: int, stop: int, scale: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """(genes start…stop, rows) uint8, gathered from the parked blocks."""
+        out = np.empty((stop - start, self.n_rows), np.uint8)
+        divisor = np.where(scale > 0, scale, 1)[:, None]
+        low = self._low[start:stop, None]
+        scratch = np.memmap(self._scratch_path, np.float32, mode="r")
+        genes = len(self.symbols)
+        for first in range(0, self.n_rows, self._block_rows):
+            rows = min(self._block_rows, self.n_rows - first)
+            base = first * genes
+            block = scratch[base + start * rows : base + stop * rows].reshape(-1, rows)
+            steps = np.rint((block - low) / divisor)
+            out[:, first : first + rows] = np.clip(steps, 0, 255)
+        return out
+
+
+class Layer:
+    """An open layer. Safe to share between threads. Made by :meth:`open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            root = zarr.open_group(path, mode="r")
+            about: dict[str, Any] = dict(root.attrs["past"])  # type: ignore[arg-type]
+            self._values: Any = root["values"]
+            self._scale: Any = root["scale"][:]  # type: ignore[index]
+            self._offset: Any = root["offset"][:]  # type: ignore[index]
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(
+                "layer.unreadable",
+                path.name,
+                "this folder is not a layer.",
+                "Give a layer that `past predict` or a prediction job wrote.",
+            ) from error
+        self.symbols: list[str] = about["symbols"]
+        self.n_rows = int(about["n_rows"])
+        self.unit = str(about["unit"])
+        self.table_sha256 = str(about["table_sha256"])
+        self.model_sha256 = str(about["model_sha256"])
+        self.panel_hash = str(about["panel_hash"])
+        self._columns = {symbol: column for column, symbol in enumerate(self.symbols)}
+
+    @classmethod
+    def open(cls, path: Path) -> Layer:
+        """Opens a layer; opening it again in this process costs nothing.
+
+        Raises:
+            InputError: ``layer.unreadable``.
+        """
+        try:
+            changed = (path / "zarr.json").stat().st_mtime_ns
+        except OSError:
+            changed = 0
+        return _opened(path, changed)
+
+    def gene(self, symbol: str) -> NDArray[np.float32]:
+        """(rows,) float32 values of one gene, in `unit`.
+
+        Raises:
+            InputError: ``gene.unknown``.
+        """
+        steps, scale, offset = self.gene_uint8(symbol)
+        return np.float32(offset) + np.float32(scale) * steps
+
+    def gene_uint8(self, symbol: str) -> tuple[NDArray[np.uint8], float, float]:
+        """(rows,) uint8 with its scale and offset: value = offset + scale × uint8.
+
+        Raises:
+            InputError: ``gene.unknown``.
+        """
+        column = self._columns.get(symbol)
+        if column is None:
+            raise InputError(
+                "gene.unknown",
+                self.path.name,
+                f"this layer has no gene {symbol!r}.",
+                "Search the layer's genes; names are symbols such as ERBB2, in capitals.",
+            )
+        return (
+            np.asarray(self._values[column], np.uint8),
+            float(self._scale[column]),
+            float(self._offset[column]),
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _opened(path: Path, _changed: int) -> Layer:
+    return Layer(path)
