@@ -37,5 +37,6 @@ OBJECT_STORE = os.environ.get("OBJECT_STORE") or str(VAR / "store")
 IMPORT_ROOTS = listed("IMPORT_ROOTS", os.pathsep) or [str(ROOT.parent), str(VAR)]
 ALLOWED_HOSTS = listed("ALLOWED_HOSTS") or ["localhost", "127.0.0.1", "[::1]"]
 
+DEMO_USERS = True
 # Static files are served from where they are built, without collectstatic.
 WHITENOISE_USE_FINDERS = True

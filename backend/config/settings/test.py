@@ -31,4 +31,5 @@ OBJECT_STORE = os.environ.get("OBJECT_STORE") or str(VAR / "store")
 IMPORT_ROOTS = [str(VAR)]
 ALLOWED_HOSTS = ["testserver", "localhost", "127.0.0.1"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+DEMO_USERS = True
 WHITENOISE_USE_FINDERS = True
