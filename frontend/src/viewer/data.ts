@@ -1,0 +1,69 @@
+/** What the viewer fetches, each thing once: coordinates per table, one byte a row per gene. */
+import { getBytes, getJson } from "../shared/api";
+import {
+  decodeCoordinates,
+  decodeExpression,
+  type Coordinates,
+  type Expression,
+} from "./expression";
+import { PointGrid } from "./grid";
+import type { GeneInfo, TableInfo } from "./types";
+
+/** Genes kept per page: at a million cells one is a megabyte. */
+const KEPT_EXPRESSIONS = 32;
+
+export interface TablePoints extends Coordinates {
+  grid: PointGrid;
+}
+
+export class SlideData {
+  private readonly tables = new Map<number, Promise<TablePoints>>();
+  private readonly expressions = new Map<string, Promise<Expression>>();
+
+  points(table: TableInfo): Promise<TablePoints> {
+    let found = this.tables.get(table.id);
+    if (!found) {
+      found = getBytes(table.coordinates_url).then((bytes) => {
+        const { x, y } = decodeCoordinates(bytes);
+        return { x, y, grid: new PointGrid(x, y) };
+      });
+      this.remember(this.tables, table.id, found);
+    }
+    return found;
+  }
+
+  /** Measured values over the panel that the layer shares with the table, where one is chosen. */
+  measured(table: TableInfo, layer: number | null, symbol: string): Promise<Expression> {
+    const shared = layer === null ? "" : `?layer=${layer}`;
+    return this.expression(
+      `/api/v1/cell-tables/${table.id}/expression/${encodeURIComponent(symbol)}/${shared}`,
+    );
+  }
+
+  predicted(layer: number, symbol: string): Promise<Expression> {
+    return this.expression(`/api/v1/layers/${layer}/expression/${encodeURIComponent(symbol)}/`);
+  }
+
+  async genes(table: TableInfo, search: string): Promise<GeneInfo[]> {
+    const url = `/api/v1/cell-tables/${table.id}/genes/?search=${encodeURIComponent(search)}`;
+    return (await getJson<{ genes: GeneInfo[] }>(url)).genes;
+  }
+
+  private expression(url: string): Promise<Expression> {
+    const known = this.expressions.get(url);
+    if (known) return known;
+    const made = getBytes(url).then(decodeExpression);
+    this.remember(this.expressions, url, made);
+    for (const oldest of this.expressions.keys()) {
+      if (this.expressions.size <= KEPT_EXPRESSIONS) break;
+      this.expressions.delete(oldest);
+    }
+    return made;
+  }
+
+  /** A failed request is forgotten, so that asking again tries again. */
+  private remember<K, V>(kept: Map<K, Promise<V>>, key: K, made: Promise<V>): void {
+    kept.set(key, made);
+    made.catch(() => kept.delete(key));
+  }
+}

@@ -1,0 +1,507 @@
+/** The viewer page: keeps the state that the link carries and makes views and panel follow it. */
+import { getJson } from "../shared/api";
+import { Combobox } from "../shared/combobox";
+import { byId, element } from "../shared/dom";
+import { formatFixed, formatNumber } from "../shared/format";
+import { toast, toastError } from "../shared/toast";
+import { COLOUR_MAPS, type ColourMapName } from "./colormaps";
+import { SlideData } from "./data";
+import { byteOf, difference, valueAt, type Expression, type Origin } from "./expression";
+import { fromQuery, toQuery, type ViewState } from "./permalink";
+import { fullRange, percentileRange, ScalePanel, type ValueRange } from "./scalePanel";
+import { SlideView, type Hover } from "./slideView";
+import { listenToKeys, Toolbar } from "./toolbar";
+import type { LayerInfo, SlideInfo, TableInfo } from "./types";
+
+const LINK_PAUSE_MS = 250;
+const TOKEN_RENEWAL_MS = 45 * 60 * 1000;
+const TOKEN_RETRY_MS = 10 * 1000;
+const DEFAULT_CELL_UM = 8;
+const ORIGINS: Origin[] = ["measured", "predicted", "difference"];
+
+/** One view with what it shows; both are replaced together. */
+interface Pane {
+  view: SlideView;
+  shown: Expression | null;
+}
+
+export class Workbench {
+  private readonly state: ViewState = fromQuery(location.search);
+  private readonly data = new SlideData();
+  private readonly first: Pane;
+  private second: Pane | null = null;
+  private readonly toolbar: Toolbar;
+  private readonly scale: ScalePanel;
+  /** Expressions behind the present picture, for the pointer: measured, predicted or both. */
+  private behind: Expression[] = [];
+  private turn = 0;
+  private linkTimer: ReturnType<typeof setTimeout> | undefined;
+  private tokenAskedAt = 0;
+  private cellMicrons = DEFAULT_CELL_UM;
+
+  constructor(
+    private slide: SlideInfo,
+    private readonly api: string,
+  ) {
+    this.first = { view: this.makeView(byId("view-first"), true), shown: null };
+    this.toolbar = new Toolbar(this.first.view, slide.mpp, () => this.panes().map((p) => p.view));
+    this.scale = new ScalePanel((range, full) => this.setRange(range, full));
+    this.bindPanel();
+    this.bindKeys();
+    setInterval(() => this.renewTiles(), TOKEN_RENEWAL_MS);
+  }
+
+  async start(): Promise<void> {
+    const { slide, state } = this;
+    byId("slide-facts").textContent =
+      `· ${slide.patient} · ${formatNumber(slide.width)} × ${formatNumber(slide.height)} px · ` +
+      `${formatFixed(slide.mpp, 3)} µm/px (${slide.mpp_source})`;
+    await this.first.view.opened;
+    this.restoreViewport();
+    byId("no-cells").hidden = slide.tables.length > 0;
+    byId("expression-panel").hidden = slide.tables.length === 0;
+    if (slide.tables.length > 0) {
+      const wanted = slide.tables.find(({ id }) => id === state.table);
+      const fallback = slide.tables.find(({ measured }) => measured) ?? slide.tables[0];
+      await this.useTable(wanted ?? fallback);
+    }
+    this.writeLink();
+  }
+
+  private panes(): Pane[] {
+    return this.second ? [this.first, this.second] : [this.first];
+  }
+
+  private get table(): TableInfo {
+    const found = this.slide.tables.find(({ id }) => id === this.state.table);
+    if (!found) throw new Error("No table of cells is chosen.");
+    return found;
+  }
+
+  private get layers(): LayerInfo[] {
+    return this.table.layers.filter(({ kind }) => kind === "expression");
+  }
+
+  private get layer(): LayerInfo | null {
+    return this.layers.find(({ id }) => id === this.state.layer) ?? null;
+  }
+
+  /** The layer that measured values share their panel with. */
+  private get sharedPanel(): number | null {
+    return this.layer?.id ?? null;
+  }
+
+  private get canCompare(): boolean {
+    return this.table.measured && this.layer !== null;
+  }
+
+  // ---- views -----------------------------------------------------------------------------------
+
+  private makeView(figure: HTMLElement, isFirst: boolean): SlideView {
+    const host = figure.querySelector<HTMLElement>(".view-host");
+    if (!host) throw new Error("The page lacks a place for the slide.");
+    const view = new SlideView({
+      host,
+      slide: this.slide,
+      label: isFirst
+        ? `Slide ${this.slide.code}. Arrow keys pan, plus and minus zoom, question mark lists keys.`
+        : `Slide ${this.slide.code}, second view`,
+      overview: isFirst,
+      tileUrl: () => this.slide.tile_url,
+      onTileFailed: () => this.renewTiles(),
+    });
+    view.onMoved = () => this.moved(view);
+    view.onRest = () => this.rested();
+    view.onHover = (hover) => this.hover(hover, figure);
+    return view;
+  }
+
+  private following = false;
+
+  private moved(leader: SlideView): void {
+    if (!this.following && this.second) {
+      this.following = true;
+      const follower = leader === this.first.view ? this.second.view : this.first.view;
+      if (follower.viewer.isOpen()) follower.follow(leader);
+      this.following = false;
+    }
+    this.toolbar.update();
+    this.writeLinkSoon();
+  }
+
+  private rested(): void {
+    this.toolbar.update();
+    this.showCounts();
+    this.writeLinkSoon();
+  }
+
+  private restoreViewport(): void {
+    const { x, y, magnification, rotation } = this.state;
+    if (x !== null && y !== null && magnification !== null) {
+      this.first.view.moveTo({ x, y, magnification, rotation }, true);
+    }
+    this.toolbar.update();
+  }
+
+  /** A tile token lives for an hour; a new one is asked for in time, or when a tile is refused. */
+  private renewTiles(): void {
+    if (Date.now() - this.tokenAskedAt < TOKEN_RETRY_MS) return;
+    this.tokenAskedAt = Date.now();
+    getJson<SlideInfo>(this.api)
+      .then((slide) => {
+        this.slide = slide;
+      })
+      .catch(toastError);
+  }
+
+  private async setSplit(split: boolean): Promise<void> {
+    this.state.split = split && this.canCompare;
+    const figure = byId("view-second");
+    figure.hidden = !this.state.split;
+    if (this.state.split && !this.second) {
+      const pane: Pane = { view: this.makeView(figure, false), shown: null };
+      this.second = pane;
+      await pane.view.opened;
+      pane.view.follow(this.first.view);
+      document.dispatchEvent(new Event("views-changed"));
+    } else if (!this.state.split && this.second) {
+      this.second.view.destroy();
+      this.second = null;
+    }
+    await this.apply();
+  }
+
+  // ---- what is shown ---------------------------------------------------------------------------
+
+  private async useTable(table: TableInfo): Promise<void> {
+    const { state } = this;
+    state.table = table.id;
+    if (!this.layer) state.layer = this.layers.at(0)?.id ?? null;
+    if (!table.measured) state.origin = "predicted";
+    else if (!this.layer) state.origin = "measured";
+    this.showChoices();
+    await this.setSplit(state.split);
+  }
+
+  /** Fetches what the state asks for and draws it, unless the state moved on meanwhile. */
+  private async apply(): Promise<void> {
+    const turn = ++this.turn;
+    const { state, table } = this;
+    document.documentElement.dataset.viewer = "loading";
+    const points = await this.data.points(table);
+    const { panes, behind } = await this.expressions();
+    if (turn !== this.turn) return;
+    this.behind = behind;
+    const diameter = (table.spot_diameter_um ?? this.cellMicrons) / this.slide.mpp;
+    this.panes().forEach((pane, index) => {
+      pane.view.setPoints(points, diameter);
+      pane.view.setOpacity(state.opacity);
+      pane.shown = panes.at(index) ?? null;
+    });
+    this.paint();
+    this.showBadges();
+    this.showCounts();
+    this.writeLinkSoon();
+    document.documentElement.dataset.viewer = "ready";
+  }
+
+  private async expressions(): Promise<{ panes: Expression[]; behind: Expression[] }> {
+    const { state, table } = this;
+    if (!state.gene) return { panes: [], behind: [] };
+    const wantsBoth = state.split || state.origin === "difference";
+    const needed = ORIGINS.slice(0, 2).filter((origin) => wantsBoth || origin === state.origin);
+    const loaded = await Promise.all(
+      needed.map((origin) =>
+        origin === "measured"
+          ? this.data.measured(table, this.sharedPanel, state.gene)
+          : this.data.predicted(this.sharedPanel ?? 0, state.gene),
+      ),
+    );
+    if (state.split) return { panes: loaded, behind: loaded };
+    if (state.origin === "difference") {
+      const gap = difference(loaded[1], loaded[0]);
+      return { panes: [gap], behind: [...loaded, gap] };
+    }
+    return { panes: loaded, behind: loaded };
+  }
+
+  private get shown(): Expression[] {
+    return this.panes().flatMap(({ shown }) => (shown ? [shown] : []));
+  }
+
+  private get range(): ValueRange {
+    const { low, high } = this.state;
+    return low !== null && high !== null ? { low, high } : percentileRange(this.shown);
+  }
+
+  private get colourMap(): ColourMapName {
+    return this.shown.at(0)?.origin === "difference" ? "diverging" : this.state.colours;
+  }
+
+  /** Colours the points by the present range; no request is made. */
+  private paint(): void {
+    const { state, shown } = this;
+    byId("scale-section").hidden = shown.length === 0;
+    for (const { view, shown: expression } of this.panes()) {
+      const { canvas } = view.layer;
+      canvas.dataset.gene = expression?.symbol ?? "";
+      canvas.dataset.origin = expression?.origin ?? "";
+      if (!expression) {
+        view.setColouring(null);
+        continue;
+      }
+      view.setColouring({
+        bytes: expression.bytes,
+        colours: COLOUR_MAPS[this.colourMap],
+        low: byteOf(expression, this.range.low),
+        high: byteOf(expression, this.range.high),
+        hideBelow: state.hideBelow,
+        diverging: expression.origin === "difference",
+      });
+    }
+    if (shown.length > 0) this.scale.show(shown, this.range, this.colourMap);
+  }
+
+  private setRange(range: ValueRange | null, full: boolean): void {
+    const wanted = full ? fullRange(this.shown) : range;
+    this.state.low = wanted?.low ?? null;
+    this.state.high = wanted?.high ?? null;
+    this.paint();
+    this.showCounts();
+    this.writeLinkSoon();
+  }
+
+  private async setGene(gene: string): Promise<void> {
+    if (gene !== this.state.gene) this.state.low = this.state.high = null;
+    this.state.gene = gene;
+    await this.apply();
+  }
+
+  private async setOrigin(origin: Origin): Promise<void> {
+    if ((origin !== "measured" && !this.layer) || (origin !== "predicted" && !this.table.measured)) {
+      return;
+    }
+    this.state.origin = origin;
+    this.state.low = this.state.high = null;
+    this.showChoices();
+    if (this.state.split) await this.setSplit(false);
+    else await this.apply();
+  }
+
+  // ---- the panel -------------------------------------------------------------------------------
+
+  private bindPanel(): void {
+    const run = (work: Promise<void>): void => void work.catch(toastError);
+    new Combobox({
+      input: byId<HTMLInputElement>("gene"),
+      search: async (text) =>
+        (await this.data.genes(this.table, text)).map((gene) => ({
+          value: gene.symbol,
+          note: [gene.measured && "measured", gene.layers.length > 0 && "predicted"]
+            .filter(Boolean)
+            .join(", "),
+        })),
+      choose: (symbol) => run(this.setGene(symbol)),
+      none: (text) =>
+        text ? `No gene of this slide's panels matches “${text}”.` : "This slide has no genes yet.",
+    });
+    const on = <T extends HTMLElement>(id: string, event: string, act: (input: T) => void): void => {
+      const input = byId<T>(id);
+      input.addEventListener(event, () => act(input));
+    };
+    on<HTMLSelectElement>("table", "change", ({ value }) => {
+      const table = this.slide.tables.find(({ id }) => id === Number(value));
+      if (table) run(this.useTable(table));
+    });
+    on<HTMLSelectElement>("layer", "change", ({ value }) => {
+      this.state.layer = Number(value);
+      run(this.apply());
+    });
+    byId("origins").addEventListener("change", (event) => {
+      run(this.setOrigin((event.target as HTMLInputElement).value as Origin));
+    });
+    on<HTMLInputElement>("split", "change", ({ checked }) => {
+      this.state.low = this.state.high = null;
+      run(this.setSplit(checked));
+    });
+    on<HTMLInputElement>("hide-below", "change", ({ checked }) => {
+      this.state.hideBelow = checked;
+      this.setRange(this.range, false);
+    });
+    on<HTMLSelectElement>("colours", "change", ({ value }) => {
+      this.state.colours = value === "cividis" ? "cividis" : "viridis";
+      this.paint();
+      this.writeLinkSoon();
+    });
+    on<HTMLInputElement>("opacity", "input", ({ value }) => {
+      this.state.opacity = Number(value);
+      for (const { view } of this.panes()) view.setOpacity(this.state.opacity);
+      this.writeLinkSoon();
+    });
+    on<HTMLInputElement>("cell-size", "input", ({ value }) => {
+      this.cellMicrons = Number(value);
+      run(this.apply());
+    });
+    byId("copy-link").addEventListener("click", () => run(this.copyLink()));
+    byId("show-keys").addEventListener("click", () => byId<HTMLDialogElement>("keys").showModal());
+  }
+
+  private bindKeys(): void {
+    const origins: Record<string, Origin> = { m: "measured", p: "predicted", d: "difference" };
+    listenToKeys((key) => {
+      if (key === "?") byId<HTMLDialogElement>("keys").showModal();
+      else if (key === "/") byId("gene").focus();
+      else if (key === "s" && this.state.table) this.toggleSplit();
+      else if (key in origins && this.state.table) {
+        void this.setOrigin(origins[key]).catch(toastError);
+      } else if (key === "h") for (const { view } of this.panes()) view.setOpacity(0);
+      else return this.toolbar.onKey(key);
+      return true;
+    });
+    document.addEventListener("keyup", ({ key }) => {
+      if (key === "h") for (const { view } of this.panes()) view.setOpacity(this.state.opacity);
+    });
+  }
+
+  private toggleSplit(): void {
+    this.state.low = this.state.high = null;
+    void this.setSplit(!this.state.split)
+      .then(() => this.showChoices())
+      .catch(toastError);
+  }
+
+  /** Puts state and possibilities of the chosen table into the panel's fields. */
+  private showChoices(): void {
+    const { state, table, slide, layers } = this;
+    const rows = table.row_kind === "spot" ? "spots" : "cells";
+    byId("table-field").hidden = slide.tables.length < 2;
+    options("table", slide.tables.map((t) => [t.id, `${t.source}: ${formatNumber(t.n_rows)} ${t.row_kind}s`]), table.id);
+    byId("layer-field").hidden = layers.length === 0;
+    options("layer", layers.map((l) => [l.id, `${l.model.name}, predicted`]), state.layer ?? 0);
+    for (const radio of document.querySelectorAll<HTMLInputElement>("#origins input")) {
+      const origin = radio.value as Origin;
+      radio.disabled = (origin !== "measured" && layers.length === 0) ||
+        (origin !== "predicted" && !table.measured);
+      radio.checked = origin === state.origin;
+    }
+    byId("split-field").hidden = !this.canCompare;
+    byId<HTMLInputElement>("split").checked = state.split;
+    byId<HTMLInputElement>("gene").value = state.gene;
+    byId<HTMLInputElement>("opacity").value = String(state.opacity);
+    byId<HTMLInputElement>("hide-below").checked = state.hideBelow;
+    byId<HTMLSelectElement>("colours").value = state.colours;
+    for (const id of ["cell-size", "cell-size-label"]) byId(id).hidden = rows === "spots";
+    const genes = Math.max(table.n_genes, ...layers.map(({ n_genes }) => n_genes));
+    byId("gene-hint").textContent =
+      `${formatNumber(genes)} genes on ${formatNumber(table.n_rows)} ${rows}` +
+      (table.spot_diameter_um ? ` of ${formatNumber(table.spot_diameter_um)} µm` : "");
+  }
+
+  /** Says what the picture is: measured, predicted by which version, and how far to trust it. */
+  private showBadges(): void {
+    const { layer, behind, state } = this;
+    const badges: HTMLElement[] = [];
+    const shown = new Set(behind.map(({ origin }) => origin));
+    if (shown.has("measured")) {
+      badges.push(element("span", { class: "badge badge-measured" }, "measured"));
+    }
+    if (shown.has("predicted") && layer) {
+      const text = `predicted · ${layer.model.name}`;
+      const link = element("a", { class: "badge badge-predicted", href: `/models/${layer.model.id}/` }, text);
+      badges.push(link);
+      if (layer.exposed) {
+        badges.push(
+          element(
+            "span",
+            { class: "badge badge-warning" },
+            "⚠ This patient was in this model's training part: agreement here is optimistic",
+          ),
+        );
+      }
+    }
+    byId("badges").replaceChildren(...badges);
+    const predicted = behind.find(({ origin }) => origin === "predicted");
+    const agreement = byId("agreement");
+    agreement.hidden = !predicted || predicted.pearson === null;
+    if (predicted?.pearson !== null && predicted) {
+      agreement.textContent =
+        `Pearson, measured with predicted ${predicted.symbol} on this slide: ` +
+        formatFixed(predicted.pearson, 2);
+    }
+    this.panes().forEach(({ shown: expression }, index) => {
+      const caption = byId(index === 0 ? "view-first" : "view-second").querySelector<HTMLElement>(
+        "figcaption",
+      );
+      if (!caption) return;
+      caption.hidden = !expression;
+      if (!expression) return;
+      const text = expression.origin === "measured" ? "measured" : `${expression.origin} · ${layer?.model.name ?? ""}`;
+      const kind = expression.origin === "measured" ? "measured" : "predicted";
+      caption.replaceChildren(
+        element("span", { class: `badge badge-${kind}` }, `${state.gene}: ${text}`),
+      );
+    });
+  }
+
+  private showCounts(): void {
+    if (this.state.table === null) return;
+    const { table, state } = this;
+    const total = formatNumber(table.n_rows);
+    const rows = table.row_kind === "spot" ? "spots" : "cells";
+    const shown = this.first.shown;
+    if (!shown) {
+      byId("counts").textContent = `0 of ${total} ${rows} shown: search a gene.`;
+      return;
+    }
+    const lowest = byteOf(shown, this.range.low);
+    const inView = this.first.view.countInView(
+      (row) => !state.hideBelow || shown.bytes[row] >= lowest,
+    );
+    byId("counts").textContent = `${formatNumber(inView)} of ${total} ${rows} shown in this view`;
+  }
+
+  private hover(hover: Hover | null, figure: HTMLElement): void {
+    const card = byId("hover-card");
+    card.hidden = !hover || this.behind.length === 0;
+    if (!hover || card.hidden) return;
+    const kind = this.table.row_kind === "spot" ? "Spot" : "Cell";
+    const lines = this.behind.map((expression) =>
+      element("div", {}, `${expression.symbol} ${expression.origin}: ${formatFixed(valueAt(expression, hover.row), 2)}`),
+    );
+    card.replaceChildren(element("strong", {}, `${kind} ${hover.row}`), ...lines);
+    const left = figure.offsetLeft + hover.left + 14;
+    card.style.left = `${Math.min(left, figure.offsetLeft + figure.offsetWidth - 190)}px`;
+    card.style.top = `${hover.top + 14}px`;
+  }
+
+  // ---- the link --------------------------------------------------------------------------------
+
+  private writeLinkSoon(): void {
+    clearTimeout(this.linkTimer);
+    this.linkTimer = setTimeout(() => this.writeLink(), LINK_PAUSE_MS);
+  }
+
+  private writeLink(): void {
+    if (!this.first.view.viewer.isOpen()) return;
+    Object.assign(this.state, this.first.view.viewport);
+    history.replaceState(null, "", `${location.pathname}?${toQuery(this.state)}`);
+  }
+
+  private async copyLink(): Promise<void> {
+    this.writeLink();
+    try {
+      await navigator.clipboard.writeText(location.href);
+      toast("Link copied. It opens this view for anyone who may see the study.");
+    } catch {
+      toast(`Copy the address of this page: ${location.href}`);
+    }
+  }
+}
+
+function options(id: string, entries: [number, string][], chosen: number): void {
+  const select = byId<HTMLSelectElement>(id);
+  select.replaceChildren(
+    ...entries.map(([value, text]) => element("option", { value }, text)),
+  );
+  select.value = String(chosen);
+}
