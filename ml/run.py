@@ -3,6 +3,7 @@
 SPEC is ``{"kind", "params", "inputs", "out", "events_fd"}``. Events go out as JSON lines on
 `events_fd` (standard output by default; whatever libraries print goes to standard error), and the
 result is written to ``OUT/result.json`` when the job is done. No Django, no database.
+PAST_EXTRA_KINDS in the environment (``name=module.function,…``) adds kinds of an extension.
 
 Exit status: 0 done; 3 something in the input must be changed by the user (the last event is
 ``error`` with code, where, what, remedy); 1 anything else that failed; 143 stopped by SIGTERM.
@@ -42,16 +43,22 @@ def load(kind: str) -> Run:
     Raises:
         InputError: ``job.unknown_kind``.
     """
-    if kind not in KINDS:
+    kinds = {**KINDS, **_extra_kinds()}
+    if kind not in kinds:
         raise InputError(
             "job.unknown_kind",
             "kind",
             f"there is no kind of job named {kind!r}.",
-            f"Choose one of: {', '.join(sorted(KINDS))}.",
+            f"Choose one of: {', '.join(sorted(kinds))}.",
         )
-    module, _, name = KINDS[kind].rpartition(".")
+    module, _, name = kinds[kind].rpartition(".")
     run: Run = getattr(importlib.import_module(module), name)
     return run
+
+
+def _extra_kinds() -> dict[str, str]:
+    entries = os.environ.get("PAST_EXTRA_KINDS", "").split(",")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 
 
 def run_spec(spec: dict[str, Any], report: Report) -> dict[str, Any]:

@@ -84,6 +84,7 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 DEMO_USERS = False  # logins with public passwords
+EMBEDDED_POSTGRES = False  # the supervisor keeps it running where it is used
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"

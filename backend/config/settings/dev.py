@@ -31,6 +31,7 @@ def _secret_key() -> str:
 
 DEBUG = os.environ.get("PAST_DEBUG") == "1"
 SECRET_KEY = os.environ.get("SECRET_KEY") or _secret_key()
+EMBEDDED_POSTGRES = not os.environ.get("DATABASE_URL")
 DATABASES = {"default": database(os.environ.get("DATABASE_URL") or ensure_running(VAR))}
 BROKER_URL = os.environ.get("BROKER_URL", "")
 OBJECT_STORE = os.environ.get("OBJECT_STORE") or str(VAR / "store")
