@@ -81,9 +81,9 @@ def _traces(index: int, curve: Curve) -> list[dict[str, Any]]:
     line = {"color": colour, "dash": dash, "width": 2.25, "shape": "hv"}
     head = curve.time <= curve.thin_from
     tail = np.flatnonzero(~head)
-    join = tail[0] - 1 if len(tail) else 0  # the step at which the tail begins
+    join = curve.survival[head][-1]  # where the trusted part ends and the tail begins
     split_time = np.r_[curve.time[head], curve.thin_from]
-    split_survival = np.r_[curve.survival[head], curve.survival[head][-1]]
+    split_survival = np.r_[curve.survival[head], join]
     traces: list[dict[str, Any]] = [
         {
             **common, "meta": {"part": "band"}, "mode": "lines", "hoverinfo": "skip",
@@ -99,7 +99,7 @@ def _traces(index: int, curve: Curve) -> list[dict[str, Any]]:
     ]
     if len(tail):
         time = np.r_[curve.thin_from, curve.time[tail]]
-        survival = np.r_[curve.survival[join], curve.survival[tail]]
+        survival = np.r_[join, curve.survival[tail]]
         traces.append({
             **common, "meta": {"part": "tail"}, "mode": "lines", "showlegend": False,
             "line": line, "opacity": 0.4, "x": time.tolist(), "y": _percent(survival),
@@ -134,15 +134,16 @@ def svg(analysis: Analysis) -> str:
 
     curves, table = analysis.result.curves, analysis.result.table
     line, row = 0.19, 0.19  # inches
-    table_height = len(curves) * 4 * row + 0.55
-    foot = 0.75
+    table_height = len(curves) * 4 * row + 0.1
+    foot = 0.7
     width, plot_height, top = 8.0, 4.0, 0.95
-    height = top + plot_height + 0.5 + table_height + foot
+    gap = 0.65  # between axis and table: tick labels and the axis title
+    height = top + plot_height + gap + table_height + foot
     figure = Figure(figsize=(width, height))
     FigureCanvasSVG(figure)
     left, right = 0.235, 0.965
     axes = figure.add_axes(
-        (left, (foot + table_height + 0.5) / height, right - left, plot_height / height)
+        (left, (foot + table_height + gap) / height, right - left, plot_height / height)
     )
     end = axis_end(analysis)
     for index, curve in enumerate(curves):
@@ -162,7 +163,7 @@ def svg(analysis: Analysis) -> str:
     def column(month: float) -> float:
         return left + (right - left) * month / end
 
-    y = foot + table_height - 0.05
+    y = foot + table_height
     for index, label in enumerate(table.labels):
         colour, _ = style(index)
         figure.text(0.03, y / height, label, fontsize=9, weight="bold", color=colour, va="top")
@@ -186,8 +187,13 @@ def _draw(axes: Any, index: int, curve: Curve) -> None:
     dashes = _MATPLOTLIB_DASHES[index % len(_MATPLOTLIB_DASHES)]
     axes.fill_between(curve.time, 100 * curve.lower, 100 * curve.upper, step="post",
                       color=colour, alpha=0.12, linewidth=0)
-    axes.step(curve.time, 100 * curve.survival, where="post", color=colour, linestyle=dashes,
-              linewidth=1.8, label=f"{curve.label} ({curve.events}/{curve.n})")
+    kept = curve.time <= curve.thin_from
+    share = 100 * curve.survival
+    axes.step(np.r_[curve.time[kept], curve.thin_from], np.r_[share[kept], share[kept][-1]],
+              where="post", color=colour, linestyle=dashes, linewidth=1.8,
+              label=f"{curve.label} ({curve.events}/{curve.n})")
+    axes.step(np.r_[curve.thin_from, curve.time[~kept]], np.r_[share[kept][-1], share[~kept]],
+              where="post", color=colour, linestyle=dashes, linewidth=1.8, alpha=0.4)
     axes.plot(curve.censor_time, 100 * curve.censor_survival, "|", color=colour, markersize=6,
               markeredgewidth=1.1)
 

@@ -13,7 +13,7 @@ import numpy as np
 from ml.tasks.survival import Curve
 from ml.tasks.survival_analysis import PREDICTED, RISK, Analysis, Question
 from ml.tasks.survival_compare import HazardRatio
-from ml.tasks.survival_strata import Cut
+from ml.tasks.survival_strata import Cut, shown_number
 
 RUO = "Research use only – not for diagnosis or treatment"
 
@@ -130,9 +130,9 @@ def _split(analysis: Analysis) -> str:
         return f", stratified by {stratifier.label}{origin}"
     cutoffs = analysis.strata.cutoffs
     unit = f" {stratifier.unit}" if stratifier.unit else ""
-    where = ", ".join(f"{cutoff.name} {cutoff.value:.4g}{unit}" for cutoff in cutoffs)
+    where = ", ".join(f"{cutoff.name} {shown_number(cutoff.value, 4)}{unit}" for cutoff in cutoffs)
     taken = ", taken from these data" if cutoffs[0].from_data else ""
-    return f", stratified by {stratifier.label}{origin}, divided at {where}{taken}"
+    return f", stratified by {stratifier.label}{origin}, divided at the {where}{taken}"
 
 
 def as_json(analysis: Analysis) -> dict[str, Any]:

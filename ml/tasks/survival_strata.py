@@ -133,12 +133,18 @@ def _number_labels(bounds: Sequence[float], unit: str) -> tuple[str, ...]:
 
 
 def _shortest_distinct(bounds: Sequence[float]) -> list[str]:
-    """Four significant digits, or as many as it takes to tell the cut-offs apart."""
-    for digits in range(4, 17):
-        shown = [f"{bound:.{digits}g}" for bound in bounds]
+    """Three significant digits, or as many as it takes to tell the cut-offs apart."""
+    for digits in range(3, 17):
+        shown = [shown_number(bound, digits) for bound in bounds]
         if len(set(shown)) == len(shown):
             return shown
     return [repr(bound) for bound in bounds]
+
+
+def shown_number(value: float, digits: int = 3) -> str:
+    """Significant digits, whole numbers in full, with a true minus sign."""
+    text = f"{value:.0f}" if value == int(value) else f"{value:.{digits}g}"
+    return text.replace("-", "−") if "e" not in text else text
 
 
 def stratify_levels(
