@@ -56,7 +56,7 @@ class ModelVersion(models.Model):
     study = models.ForeignKey(Study, on_delete=models.CASCADE, related_name="model_versions")
     version = models.PositiveIntegerField()
     artifact = models.ForeignKey(Artifact, on_delete=models.PROTECT, related_name="+")
-    dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="model_versions")
+    dataset = models.ForeignKey(Dataset, on_delete=models.RESTRICT, related_name="model_versions")
     job = models.ForeignKey(Job, null=True, on_delete=models.SET_NULL, related_name="+")
     parent = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="+")
     row_kind = models.CharField(max_length=4, choices=CellTable.RowKind.choices)
@@ -95,7 +95,7 @@ class Evaluation(models.Model):
     model_version = models.ForeignKey(
         ModelVersion, on_delete=models.CASCADE, related_name="evaluations"
     )
-    dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="evaluations")
+    dataset = models.ForeignKey(Dataset, on_delete=models.RESTRICT, related_name="evaluations")
     part = models.CharField(max_length=10, choices=Part.choices)
     artifact = models.ForeignKey(Artifact, on_delete=models.PROTECT, related_name="+")
     metrics = models.JSONField(default=dict)

@@ -1,0 +1,103 @@
+"""What the job kinds of this app take, and what `ml` says it made. Paths are relative to the
+folder a job writes to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from backend.cells.content import CellTableContent
+from backend.slides.content import SlideContent
+from backend.studies.content import StudyContent
+
+RowKind = Literal["cell", "spot"]
+Codes = Annotated[list[str], Field(max_length=10_000)]
+
+
+class _Params(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ImportParams(_Params):
+    """`format` "auto" looks at the folder."""
+
+    path: str = Field(min_length=1, max_length=4096)
+    format: Literal["auto", "study", "her2st", "kirc"] = "auto"
+
+
+class TrainParams(_Params):
+    """Slide codes per part; None leaves the choice to the seeded split. Epochs None: ml decides."""
+
+    row_kind: RowKind | None = None
+    validation: Codes | None = None
+    test: Codes | None = None
+    epochs: int | None = Field(default=None, ge=1, le=1000)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    encoder: Literal["efficientnet_lite0", "vit_tiny"] = "efficientnet_lite0"
+    preset: Literal["small", "tiny"] = "small"
+
+
+class PredictParams(_Params):
+    """Model version id, and the codes of the slides to predict on."""
+
+    model: int
+    slides: Codes = Field(min_length=1)
+
+
+class PatientTableContent(BaseModel):
+    """A parquet file with index "patient" and one column per gene or feature."""
+
+    name: str
+    unit: str
+    source: Literal["measured", "predicted", "risk"]
+    path: str
+    columns: list[str]
+    n_patients: int
+
+
+class ImportedSlide(SlideContent):
+    cells: CellTableContent | None = None
+
+
+class ImportResult(StudyContent):
+    slides: list[ImportedSlide] = Field(default_factory=list)
+    patient_tables: list[PatientTableContent] = Field(default_factory=list)
+
+
+class EvaluationContent(BaseModel):
+    part: Literal["train", "validation", "test"]
+    path: str
+    metrics: dict[str, Any]
+
+
+class TrainResult(BaseModel):
+    model: str
+    row_kind: RowKind
+    metrics: dict[str, Any]
+    evaluations: list[EvaluationContent]
+    config: dict[str, Any]
+
+
+class PredictedSlide(BaseModel):
+    """`table` is there when the rows had to be found first."""
+
+    slide_code: str
+    table: CellTableContent | None
+    layer: str
+    unit: str
+    panel_hash: str
+    n_rows: int
+
+
+class PredictedPatients(BaseModel):
+    path: str
+    columns: list[str]
+    unit: str
+
+
+class PredictResult(BaseModel):
+    slides: list[PredictedSlide]
+    patient_table: PredictedPatients
+    seconds: float
+    rows_per_s: float

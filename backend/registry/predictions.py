@@ -1,0 +1,162 @@
+"""The prediction job: a model's expression for every row of slides it is pointed at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from django.urls import reverse
+
+from backend.accounts.services import record
+from backend.cells.models import CellTable
+from backend.cells.services import add_cell_table, add_expression_layer
+from backend.jobs.kinds import Spec
+from backend.jobs.models import Job
+from backend.jobs.services import local
+from backend.registry.content import PredictedSlide, PredictParams, PredictResult
+from backend.registry.models import ModelVersion
+from backend.registry.pseudobulk import put_predicted_patients
+from backend.slides.models import Slide
+from backend.slides.selectors import slides_of
+from backend.studies.models import Study
+from ml.errors import InputError
+from ml.io import layers
+
+
+def model_of(study: Study, model_id: int) -> ModelVersion:
+    """Raises InputError when the study has no such model version."""
+    model = study.model_versions.select_related("artifact").filter(pk=model_id).first()
+    if model is None:
+        raise InputError(
+            "predict.model",
+            f"model {model_id}",
+            "This study has no such model version.",
+            "Choose a model version of this study.",
+        )
+    return model
+
+
+def chosen_slides(study: Study, codes: list[str]) -> dict[str, Slide]:
+    """The slides by code. Raises InputError for an unknown code or a slide that is not H&E."""
+    slides = {slide.code: slide for slide in slides_of(study).filter(code__in=codes)}
+    for code in codes:
+        if code not in slides:
+            raise InputError(
+                "predict.slide",
+                f"slide {code!r}",
+                "This study has no slide of this code.",
+                "Choose among the study's slides.",
+            )
+        if slides[code].stain != Slide.Stain.HE:
+            raise InputError(
+                "predict.stain",
+                f"slide {code!r}",
+                "The model reads H&E, and this slide has another stain.",
+                "Choose H&E slides.",
+            )
+    return slides
+
+
+def prepare_prediction(job: Job) -> Spec:
+    params = PredictParams.model_validate(job.parameters)
+    model = model_of(job.study, params.model)
+    slides = chosen_slides(job.study, params.slides)
+    tables = _tables(model, slides)
+    inputs = [
+        {
+            "slide": str(local(slide.artifact)),
+            "slide_code": code,
+            "patient": slide.patient,
+            "mpp": slide.mpp,
+            "table": str(local(tables[code].artifact)) if code in tables else None,
+            "table_sha256": tables[code].artifact.sha256 if code in tables else None,
+        }
+        for code, slide in sorted(slides.items())
+    ]
+    return Spec(
+        params={},
+        inputs={
+            "model": str(local(model.artifact)),
+            "model_sha256": model.artifact.sha256,
+            "slides": inputs,
+        },
+    )
+
+
+def _tables(model: ModelVersion, slides: dict[str, Slide]) -> dict[str, CellTable]:
+    """The table whose rows a slide's prediction uses: measured ones, else positions found before.
+
+    Positions of spots serve only a model of the same spot diameter.
+    """
+    diameter = model.config.get("spot_diameter_um")
+    tables = (
+        CellTable.objects.filter(slide__in=slides.values(), row_kind=model.row_kind)
+        .select_related("artifact", "slide")
+        .order_by("n_genes", "created_at")
+    )
+    return {
+        table.slide.code: table
+        for table in tables
+        if table.is_measured or table.spot_diameter_um == diameter or model.row_kind == "cell"
+    }
+
+
+def commit_prediction(job: Job, result: dict[str, Any], out: Path) -> dict[str, Any]:
+    content = PredictResult.model_validate(result)
+    study = Study.objects.select_for_update().get(pk=job.study_id)
+    model = model_of(study, PredictParams.model_validate(job.parameters).model)
+    slides = chosen_slides(study, [slide.slide_code for slide in content.slides])
+    for predicted in content.slides:
+        slide = slides[predicted.slide_code]
+        add_expression_layer(
+            job=job,
+            table=_table_of(job, slide, predicted, out),
+            model_artifact=model.artifact,
+            path=out / predicted.layer,
+            unit=predicted.unit,
+            panel_hash=predicted.panel_hash,
+        )
+    put_predicted_patients(
+        job=job,
+        study=study,
+        model=model,
+        content=content.patient_table,
+        path=out / content.patient_table.path,
+        slides=list(slides.values()),
+    )
+    record(
+        actor=job.created_by,
+        action="predict.save",
+        study=study,
+        subject=model,
+        detail={"job": job.pk, "slides": sorted(slides)},
+    )
+    return {
+        "model": model.pk,
+        "rows": sum(slide.n_rows for slide in content.slides),
+        "seconds": content.seconds,
+        "rows_per_s": content.rows_per_s,
+        "links": [
+            {"label": f"Slide {code}", "url": reverse("slide", args=[slide.pk])}
+            for code, slide in sorted(slides.items())
+        ],
+    }
+
+
+def _table_of(job: Job, slide: Slide, predicted: PredictedSlide, out: Path) -> CellTable:
+    """The table in whose row order the layer is: the one just found, or the one it names."""
+    if predicted.table:
+        return add_cell_table(job=job, slide=slide, content=predicted.table, out=out)
+    named = layers.Layer.open(out / predicted.layer).table_sha256
+    table = slide.cell_tables.select_related("artifact").filter(artifact__sha256=named).first()
+    if table is None:
+        raise InputError(
+            "predict.table_changed",
+            f"slide {slide.code!r}",
+            "The slide's cell table was replaced while the prediction ran.",
+            "Start the prediction again.",
+        )
+    table.slide = slide
+    return table
+
+
