@@ -97,7 +97,7 @@ class MeasuredExpressionView(ArrowView):
             return column.arrow() if column else None
 
         shared = layer.panel_hash if layer else "own panel"
-        return arrow_answer(request, (table.artifact.sha256, _tag(symbol), _tag(shared)), content)
+        return arrow_answer(request, (table.artifact.sha256, tag(symbol), tag(shared)), content)
 
 
 class TableGenesView(APIView):
@@ -130,6 +130,6 @@ def _search(request: Request) -> tuple[str, int | None]:
     return asked.validated_data["search"], asked.validated_data["limit"]
 
 
-def _tag(text: str) -> str:
+def tag(text: str) -> str:
     """Text for an entity tag, which is ASCII without quotes."""
     return text.encode().hex()

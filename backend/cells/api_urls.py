@@ -9,9 +9,7 @@ urlpatterns = [
         api.CoordinatesView.as_view(),
         name="api-coordinates",
     ),
-    path(
-        "cell-tables/<int:table_id>/genes/", api.TableGenesView.as_view(), name="api-table-genes"
-    ),
+    path("cell-tables/<int:table_id>/genes/", api.TableGenesView.as_view(), name="api-table-genes"),
     path(
         "cell-tables/<int:table_id>/expression/<str:symbol>/",
         api.MeasuredExpressionView.as_view(),

@@ -31,7 +31,7 @@ def open_layer(artifact: Artifact) -> layers.Layer:
 
 @dataclass(frozen=True)
 class Column:
-    """value = offset + scale × `levels`; min, max, p01 and p99 are in the unit, p's to one level."""
+    """value = offset + scale × `levels`, in `unit`. `pearson` is with the other origin's values."""
 
     symbol: str
     levels: NDArray[np.uint8]

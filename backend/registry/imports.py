@@ -64,7 +64,7 @@ def _links(folder: Path) -> Iterator[Path]:
 
 
 def detect_format(folder: Path) -> str:
-    """"study", "her2st" or "kirc", by what lies in the folder."""
+    """The format by what lies in the folder: "study", "her2st" or "kirc"."""
     if (folder / "study.json").is_file():
         return "study"
     if all((folder / name).is_dir() for name in ("counts", "images", "spots")):
@@ -129,9 +129,7 @@ def commit_import(job: Job, result: dict[str, Any], out: Path) -> dict[str, Any]
 def _add_patient_table(
     *, job: Job, study: Study, content: PatientTableContent, out: Path
 ) -> PatientTable:
-    artifact = store_artifact(
-        job=job, path=out / content.path, kind=Artifact.Kind.PATIENT_TABLE
-    )
+    artifact = store_artifact(job=job, path=out / content.path, kind=Artifact.Kind.PATIENT_TABLE)
     table = PatientTable.objects.create(
         study=study,
         artifact=artifact,

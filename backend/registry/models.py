@@ -81,12 +81,12 @@ class ModelVersion(models.Model):
             ),
         ]
 
+    def __str__(self) -> str:
+        return f"{self.study.slug} {self.name}"
+
     @property
     def name(self) -> str:
         return f"PAST v{self.version}"
-
-    def __str__(self) -> str:
-        return f"{self.study.slug} {self.name}"
 
 
 class Evaluation(models.Model):
@@ -133,9 +133,7 @@ class Promotion(models.Model):
 class Exposure(models.Model):
     """A patient whose data a model has seen, and in which part. Written by training."""
 
-    model_artifact = models.ForeignKey(
-        Artifact, on_delete=models.CASCADE, related_name="exposures"
-    )
+    model_artifact = models.ForeignKey(Artifact, on_delete=models.CASCADE, related_name="exposures")
     patient = models.ForeignKey(Patient, on_delete=models.CASCADE, related_name="exposures")
     part = models.CharField(max_length=10, choices=Part.choices)
 
@@ -153,7 +151,7 @@ class PatientTableQuerySet(models.QuerySet["PatientTable"]):
 
 
 class PatientTable(models.Model):
-    """Patient-level numbers (rows: patients by code; columns: genes or features) in one artifact."""
+    """Patient-level numbers in one artifact: a row per patient code, a column per feature."""
 
     class Source(models.TextChoices):
         MEASURED = "measured"

@@ -158,5 +158,3 @@ def _table_of(job: Job, slide: Slide, predicted: PredictedSlide, out: Path) -> C
         )
     table.slide = slide
     return table
-
-

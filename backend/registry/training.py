@@ -22,8 +22,7 @@ _CHOICE_OF_SLIDES = {"row_kind", "validation", "test"}
 
 
 def prepare_training(job: Job) -> Spec:
-    """Freezes the dataset and notes it in the job's result, where commit and the job page find it.
-    """
+    """Freezes the dataset and notes it in the job's result, for commit and for the job page."""
     params = TrainParams.model_validate(job.parameters)
     dataset, tables = freeze_dataset(job=job, params=params)
     Job.objects.filter(pk=job.pk).update(
@@ -103,6 +102,9 @@ def _record_exposures(artifact: Artifact, dataset: Dataset) -> None:
     """Who was seen, and how. Weights that come out bit for bit the same add nothing new."""
     seen = dataset.tables.order_by().values_list("patient_id", "part").distinct()
     Exposure.objects.bulk_create(
-        (Exposure(model_artifact=artifact, patient_id=patient, part=part) for patient, part in seen),
+        (
+            Exposure(model_artifact=artifact, patient_id=patient, part=part)
+            for patient, part in seen
+        ),
         ignore_conflicts=True,
     )

@@ -135,8 +135,7 @@ def patient_rows(patients: Iterable[Patient]) -> list[dict[str, Any]]:
 
 
 def cohort(study: Study) -> dict[str, Any]:
-    """The whole cohort table: columns, endpoints and rows, each row with its slides' codes and ids.
-    """
+    """The whole cohort table: columns, endpoints and rows, each with its slides' codes and ids."""
     patients = list(patients_of(study))
     rows = patient_rows(patients)
     slides: dict[str, list[dict[str, Any]]] = {patient.code: [] for patient in patients}

@@ -102,9 +102,7 @@ def _new_study(content: StudyContent) -> Study:
         raise
 
 
-def _add_clinical_values(
-    study: Study, content: StudyContent, patients: dict[str, Patient]
-) -> None:
+def _add_clinical_values(study: Study, content: StudyContent, patients: dict[str, Patient]) -> None:
     columns = {column.name: column for column in study.clinical_columns.all()}
     values = (
         ClinicalValue(patient=patients[row.code], column=columns[name], **_typed(value))

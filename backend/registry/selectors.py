@@ -1,0 +1,167 @@
+"""Reads of model versions, their datasets, evaluations and promotions."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from typing import Any
+
+from django.db.models import F, Prefetch, QuerySet
+from django.http import Http404
+
+from backend.accounts.models import User
+from backend.accounts.permissions import Action
+from backend.jobs.models import Job
+from backend.jobs.services import local
+from backend.registry.datasets import measured_tables
+from backend.registry.models import (
+    Dataset,
+    DatasetTable,
+    Evaluation,
+    Exposure,
+    ModelVersion,
+    Part,
+    Promotion,
+)
+from backend.studies.models import Study
+from backend.studies.selectors import require, role_in
+
+PER_GENE = "per_gene.csv"
+
+
+def models_of(study: Study) -> QuerySet[ModelVersion]:
+    """A study's model versions, newest first, with dataset and author at hand."""
+    return study.model_versions.select_related("dataset", "created_by", "study", "artifact")
+
+
+def model_for(user: User, model_id: int, action: Action = Action.MODEL_VIEW) -> ModelVersion:
+    """The model version with all its page shows.
+
+    Raises Http404 when `user` may not see it, PermissionDenied when their role lacks `action`.
+    """
+    model = (
+        ModelVersion.objects.visible_to(user)
+        .annotate(role=role_in(user, "study"))
+        .select_related("dataset", "created_by", "study", "artifact", "job")
+        .prefetch_related(
+            Prefetch("evaluations", Evaluation.objects.select_related("artifact", "dataset")),
+            Prefetch("promotions", Promotion.objects.select_related("actor", "replaced")),
+        )
+        .filter(pk=model_id)
+        .first()
+    )
+    if model is None:
+        raise Http404("No such model version.")
+    require(model.role, action)
+    return model
+
+
+def held_out_label(dataset: Dataset, part: str) -> str:
+    """What the scores of a part were measured on, in words that go beside them."""
+    unit = "section of the same patient" if dataset.same_patient else "patients"
+    return {
+        Part.TEST: f"held-out {unit}",
+        Part.VALIDATION: f"validation {unit} (used to choose when to stop)",
+        Part.TRAIN: f"training {unit} (seen by the model)",
+    }[Part(part)]
+
+
+def dataset_document(dataset: Dataset) -> dict[str, Any]:
+    """A dataset with its tables: slide and patient codes, part and hashes."""
+    tables: QuerySet[DatasetTable] = dataset.tables.order_by("part", "pk")
+    return {
+        "id": dataset.pk,
+        "version": dataset.version,
+        "row_kind": dataset.row_kind,
+        "same_patient": dataset.same_patient,
+        "created_at": dataset.created_at,
+        "tables": list(
+            tables.values(
+                "part",
+                "table_sha256",
+                "slide_sha256",
+                slide=F("table__slide__code"),
+                slide_id=F("table__slide_id"),
+                patient_code=F("patient__code"),
+            )
+        ),
+    }
+
+
+def exposure_counts(model: ModelVersion) -> dict[str, int]:
+    """Patients of the model's study that it has seen, per part."""
+    seen = Exposure.objects.filter(
+        model_artifact=model.artifact_id, patient__study=model.study_id
+    ).values_list("part", flat=True)
+    counts = Counter(seen)
+    return {str(part): counts[part] for part in Part}
+
+
+def exposed_patients(model: ModelVersion) -> list[dict[str, str]]:
+    """The patients that the model has seen, with the part, by code."""
+    return list(
+        Exposure.objects.filter(model_artifact=model.artifact_id, patient__study=model.study_id)
+        .order_by("patient__code", "part")
+        .values("part", patient_code=F("patient__code"))
+    )
+
+
+def gene_scores(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The evaluation's table, one dict per gene in the file's order; numbers as floats, empty and
+    undefined ones as None."""
+    with (local(evaluation.artifact) / PER_GENE).open(newline="") as file:
+        return [
+            {name: _number(value) for name, value in row.items()} for row in csv.DictReader(file)
+        ]
+
+
+def _number(text: str) -> float | str | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return text or None
+    return value if value == value else None
+
+
+def trainable(study: Study) -> list[dict[str, Any]]:
+    """The measured slides one can train on, by code."""
+    return [
+        {
+            "slide": table.code,
+            "slide_id": table.slide_id,
+            "patient": table.patient,
+            "row_kind": table.row_kind,
+            "n_rows": table.n_rows,
+            "n_genes": table.n_genes,
+        }
+        for table in measured_tables(study)
+    ]
+
+
+def training_estimate(study: Study) -> dict[str, Any] | None:
+    """How long the study's last training took, and on how many rows; None before the first."""
+    last = (
+        Job.objects.filter(study=study, kind="train", status=Job.Status.SUCCEEDED)
+        .exclude(started_at=None)
+        .order_by("-finished_at")
+        .first()
+    )
+    if last is None:
+        return None
+    rows = DatasetTable.objects.filter(dataset=last.result.get("dataset")).values_list(
+        "table__n_rows", flat=True
+    )
+    return {
+        "seconds": (last.finished_at - last.started_at).total_seconds(),
+        "rows": sum(n or 0 for n in rows),
+        "job": last.pk,
+    }
+
+
+def evaluation_for(user: User, model_id: int, evaluation_id: int) -> Evaluation:
+    """One evaluation of a model version that `user` may see, else Http404."""
+    model = model_for(user, model_id)
+    for evaluation in model.evaluations.all():
+        if evaluation.pk == evaluation_id:
+            return evaluation
+    raise Http404("No such evaluation.")

@@ -1,0 +1,151 @@
+"""Shapes of the registry's answers."""
+
+from __future__ import annotations
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from backend.registry import selectors
+from backend.registry.models import Evaluation, ModelVersion, Promotion
+
+
+class LayerModelSerializer(serializers.Serializer):
+    id = serializers.IntegerField()
+    name = serializers.CharField()
+    version = serializers.IntegerField()
+
+
+class LayerSerializer(serializers.Serializer):
+    id = serializers.IntegerField()
+    kind = serializers.CharField()
+    unit = serializers.CharField()
+    model = LayerModelSerializer(allow_null=True)
+    n_genes = serializers.IntegerField(allow_null=True)
+    exposed = serializers.BooleanField(
+        help_text="The patient was in the training part of the model."
+    )
+    part = serializers.CharField(
+        allow_null=True, help_text="The part this very slide played for the model, if any."
+    )
+
+
+class CellTableSerializer(serializers.Serializer):
+    id = serializers.IntegerField()
+    source = serializers.CharField()
+    row_kind = serializers.ChoiceField(choices=["cell", "spot"])
+    n_rows = serializers.IntegerField()
+    n_genes = serializers.IntegerField()
+    spot_diameter_um = serializers.FloatField(allow_null=True)
+    measured = serializers.BooleanField()
+    coordinates_url = serializers.CharField()
+    layers = LayerSerializer(many=True)
+
+
+class SlideSummarySerializer(serializers.Serializer):
+    id = serializers.IntegerField()
+    code = serializers.CharField()
+    patient = serializers.CharField()
+    block = serializers.CharField()
+    section = serializers.CharField()
+    stain = serializers.CharField()
+    marker = serializers.CharField()
+    width = serializers.IntegerField()
+    height = serializers.IntegerField()
+    levels = serializers.IntegerField()
+    tile_size = serializers.IntegerField()
+    mpp = serializers.FloatField(help_text="Microns per level-0 pixel.")
+    mpp_source = serializers.CharField()
+    objective = serializers.FloatField(allow_null=True)
+    url = serializers.CharField()
+    thumbnail_url = serializers.CharField()
+    tables = CellTableSerializer(many=True)
+
+
+class SlideSerializer(SlideSummarySerializer):
+    study = serializers.CharField()
+    synthetic = serializers.BooleanField()
+    tile_url = serializers.CharField(help_text="With {z}, {x} and {y} to be filled in.")
+
+
+class EvaluationSerializer(serializers.ModelSerializer):
+    label = serializers.SerializerMethodField()
+    dataset_version = serializers.IntegerField(source="dataset.version")
+
+    class Meta:
+        model = Evaluation
+        fields = ("id", "part", "label", "dataset_version", "metrics", "created_at")
+
+    def get_label(self, evaluation: Evaluation) -> str:
+        return selectors.held_out_label(evaluation.dataset, evaluation.part)
+
+
+class PromotionSerializer(serializers.ModelSerializer):
+    actor = serializers.CharField(source="actor.display_name", default=None)
+    replaced = serializers.CharField(source="replaced.name", default=None)
+
+    class Meta:
+        model = Promotion
+        fields = ("id", "kind", "replaced", "actor", "reason", "metrics", "at")
+
+
+class ModelSerializer(serializers.ModelSerializer):
+    name = serializers.CharField()
+    study = serializers.CharField(source="study.slug")
+    dataset_version = serializers.IntegerField(source="dataset.version")
+    same_patient = serializers.BooleanField(source="dataset.same_patient")
+    created_by = serializers.CharField(source="created_by.display_name", default=None)
+
+    class Meta:
+        model = ModelVersion
+        fields = (
+            "id", "name", "version", "study", "row_kind", "status", "metrics", "dataset_version",
+            "same_patient", "created_by", "created_at",
+        )  # fmt: skip
+
+
+class ModelDetailSerializer(ModelSerializer):
+    dataset = serializers.SerializerMethodField()
+    exposures = serializers.SerializerMethodField(help_text="Patients seen, per part.")
+    evaluations = EvaluationSerializer(many=True)
+    promotions = PromotionSerializer(many=True)
+    sha256 = serializers.CharField(source="artifact.sha256")
+    job = serializers.IntegerField(source="job_id", allow_null=True)
+
+    class Meta(ModelSerializer.Meta):
+        fields = (
+            *ModelSerializer.Meta.fields,
+            "config", "dataset", "exposures", "evaluations", "promotions", "sha256", "job",
+        )  # fmt: skip
+
+    @extend_schema_field(OpenApiTypes.OBJECT)
+    def get_dataset(self, model: ModelVersion) -> dict:
+        return selectors.dataset_document(model.dataset)
+
+    @extend_schema_field(OpenApiTypes.OBJECT)
+    def get_exposures(self, model: ModelVersion) -> dict[str, int]:
+        return selectors.exposure_counts(model)
+
+
+class ImportRequestSerializer(serializers.Serializer):
+    path = serializers.CharField(help_text="A folder on the server.")
+    format = serializers.ChoiceField(choices=["auto", "study", "her2st", "kirc"], default="auto")
+
+
+class TrainRequestSerializer(serializers.Serializer):
+    row_kind = serializers.ChoiceField(choices=["cell", "spot"], required=False)
+    validation = serializers.ListField(child=serializers.CharField(), required=False)
+    test = serializers.ListField(child=serializers.CharField(), required=False)
+    epochs = serializers.IntegerField(required=False, min_value=1)
+    seed = serializers.IntegerField(required=False, min_value=0)
+    encoder = serializers.ChoiceField(choices=["efficientnet_lite0", "vit_tiny"], required=False)
+    preset = serializers.ChoiceField(choices=["small", "tiny"], required=False)
+
+
+class PredictRequestSerializer(serializers.Serializer):
+    model = serializers.IntegerField(help_text="Id of a model version.")
+    slides = serializers.ListField(child=serializers.CharField(), help_text="Slide codes.")
+
+
+class PromoteRequestSerializer(serializers.Serializer):
+    reason = serializers.CharField(allow_blank=True)
