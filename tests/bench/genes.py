@@ -48,12 +48,21 @@ def _write_study(folder: Path) -> Path:
     pyvips.Image.black(SIDE, SIDE, bands=3).copy(
         interpretation="srgb", xres=2000, yres=2000
     ).tiffsave(
-        str(folder / "slides/s.tif"), compression="jpeg", tile=True, pyramid=True,
-        tile_width=256, tile_height=256,
+        str(folder / "slides/s.tif"),
+        compression="jpeg",
+        tile=True,
+        pyramid=True,
+        tile_width=256,
+        tile_height=256,
     )
     rng = np.random.default_rng(0)
     counts = sparse.random(
-        CELLS, GENES, density=0.15, format="csr", rng=rng, dtype=np.float32,
+        CELLS,
+        GENES,
+        density=0.15,
+        format="csr",
+        rng=rng,
+        dtype=np.float32,
         data_sampler=lambda size: rng.integers(1, 9, size).astype(np.float32),
     )
     anndata.AnnData(
@@ -65,8 +74,14 @@ def _write_study(folder: Path) -> Path:
     (folder / "study.json").write_text(
         json.dumps(
             {
-                "slug": "bench-genes", "name": "Bench", "question": "", "limits": "",
-                "source": "", "synthetic": True, "endpoints": [], "clinical": [],
+                "slug": "bench-genes",
+                "name": "Bench",
+                "question": "",
+                "limits": "",
+                "source": "",
+                "synthetic": True,
+                "endpoints": [],
+                "clinical": [],
             }
         )
     )

@@ -38,7 +38,9 @@ def tile(folder: Path) -> Iterator[Row]:
             rate, p95 = _hammer(app.port, detail["tile_url"], _tile_addresses(detail))
             direct_rate, direct_p95 = _direct(study / f"slides/{code}.tif", detail)
             yield Row(f"tile_{kind}_p95", p95, "ms", direct_p95, p95 / direct_p95)
-            yield Row(f"tile_{kind}_ratio", rate / direct_rate, "x", direct_rate, rate / direct_rate)
+            yield Row(
+                f"tile_{kind}_ratio", rate / direct_rate, "x", direct_rate, rate / direct_rate
+            )
         app.stop()
         yield Row("tile_cold_p95", _cold(app, slides["jpeg"]["id"]), "ms")
 
@@ -50,7 +52,8 @@ def write_study(folder: Path) -> Path:
     (folder / "slides").mkdir(parents=True)
     rng = np.random.default_rng(0)
     texture = sum(
-        np.kron(rng.normal(0, 14, (2048 // k, 2048 // k, 3)), np.ones((k, k, 1))) for k in (2, 8, 64)
+        np.kron(rng.normal(0, 14, (2048 // k, 2048 // k, 3)), np.ones((k, k, 1)))
+        for k in (2, 8, 64)
     )
     texture = np.clip(texture + (205, 160, 200), 0, 255).astype(np.uint8)
     image = pyvips.Image.new_from_array(texture).gaussblur(1.2).replicate(8, 8)
@@ -61,8 +64,14 @@ def write_study(folder: Path) -> Path:
     (folder / "study.json").write_text(
         json.dumps(
             {
-                "slug": "bench", "name": "Bench", "question": "", "limits": "", "source": "",
-                "synthetic": True, "endpoints": [], "clinical": [],
+                "slug": "bench",
+                "name": "Bench",
+                "question": "",
+                "limits": "",
+                "source": "",
+                "synthetic": True,
+                "endpoints": [],
+                "clinical": [],
             }
         )
     )
