@@ -63,22 +63,6 @@ def _links(folder: Path) -> Iterator[Path]:
                 yield found
 
 
-def detect_format(folder: Path) -> str:
-    """The format by what lies in the folder: "study", "her2st" or "kirc"."""
-    if (folder / "study.json").is_file():
-        return "study"
-    if all((folder / name).is_dir() for name in ("counts", "images", "spots")):
-        return "her2st"
-    if any(folder.glob("tcga_kirc_*.csv*")) or folder.name.startswith("tcga_kirc_"):
-        return "kirc"
-    raise InputError(
-        "import.format",
-        str(folder),
-        "This is no study folder (study.json is missing), and neither her2st nor TCGA KIRC.",
-        "Write a study folder as the README describes, or choose its format.",
-    )
-
-
 def prepare_import(job: Job) -> Spec:
     params = ImportParams.model_validate(job.parameters)
     folder = Path(params.path)
@@ -89,14 +73,12 @@ def prepare_import(job: Job) -> Spec:
             "There is nothing at this path.",
             "Give the path of a folder on the server.",
         )
-    form = detect_format(folder) if params.format == "auto" else params.format
-    if form == "study":
-        _refuse_early(folder / "study.json")
-    return Spec(params={"format": form}, inputs={"path": str(folder)})
+    _refuse_early(folder / "study.json")
+    return Spec(params={"format": params.format}, inputs={"path": str(folder)})
 
 
 def _refuse_early(head: Path) -> None:
-    """A taken slug is refused before slides are converted; other mistakes are told by `ml`."""
+    """Refuse a taken slug before slides are converted; `ml` tells of whatever else is wrong."""
     try:
         slug = json.loads(head.read_text())["slug"]
     except (OSError, ValueError, KeyError, TypeError):

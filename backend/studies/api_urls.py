@@ -6,7 +6,7 @@ urlpatterns = [
     path("studies/", api.StudyListView.as_view(), name="api-studies"),
     # "import" is the registry's address for starting an import, and no study's slug.
     re_path(
-        r"^studies/(?!import/)(?P<slug>[-\w]+)/$", api.StudyDetailView.as_view(), name="api-study"
+        r"^studies/(?P<slug>(?!import/)[-\w]+)/$", api.StudyDetailView.as_view(), name="api-study"
     ),
     path("studies/<slug:slug>/patients/", api.PatientListView.as_view(), name="api-patients"),
 ]
