@@ -10,7 +10,6 @@ import functools
 import io
 import json
 import math
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ml.errors import InputError
-from ml.io.tiffs import is_tiff, tiff_structure, truncated, unreadable
+from ml.io.pyramids import decode_flat, flat_size, is_flat
+from ml.io.pyramids import write_pyramid as write_pyramid
+from ml.io.tiffs import is_tiff, tiff_structure, unreadable
 
 Pixels = NDArray[np.uint8]
 
 JPEG_QUALITY = 80
 _JPEG_420 = 2
-_PYRAMID_QUALITY = 88
-_TILE = 256
 # Outside these, a resolution tag is a scanner's or camera's dpi (72 dpi reads as 353 µm/px).
 MPP_RANGE = (0.05, 20.0)
 
@@ -274,7 +273,7 @@ def verify_slide(path: Path) -> None:
         InputError: ``slide.unreadable`` or ``slide.truncated``.
     """
     if is_flat(path):
-        _decode_flat(path)
+        decode_flat(path)
         return
     reader = open_slide(path)
     info = reader.info
@@ -284,86 +283,28 @@ def verify_slide(path: Path) -> None:
             reader._pixels(info.levels - 1, x, y)
 
 
-def is_flat(path: Path) -> bool:
-    """Whether this is a plain image (JPEG, PNG), which must become a pyramid to be served."""
-    return path.suffix.lower() in {".jpg", ".jpeg", ".png"}
+def slide_size(path: Path) -> tuple[int, int]:
+    """(width, height) in level-0 pixels."""
+    if is_flat(path):
+        return flat_size(path)
+    info = open_slide(path).info
+    return info.width, info.height
+
+
+def stated_mpp(path: Path) -> tuple[float | None, str]:
+    """(µm per pixel, who says so) as the file itself states it; (None, "") where it does not.
+
+    A plain image's resolution tag is the dpi of a printer or camera, so it states nothing.
+    """
+    if is_flat(path):
+        return None, ""
+    info = open_slide(path).info
+    return info.mpp, info.mpp_source
 
 
 def needs_pyramid(path: Path) -> bool:
     """Whether the slide must be rewritten to be served tile by tile at every magnification."""
     return is_flat(path) or (is_tiff(path) and not tiff_structure(path).is_pyramid)
-
-
-def write_pyramid(source: Path | Pixels, out: Path, *, mpp: float, mpp_source: str) -> None:
-    """Writes a pyramidal tiled TIFF (256 px tiles, JPEG), streaming.
-
-    Resolution tags hold `mpp`; the description holds `mpp` and `mpp_source`, which
-    :func:`open_slide` reads back. Metadata of the source other than its colour profile is dropped.
-
-    Args:
-        source: a flat image, a TIFF, or an (h, w, 3) uint8 array.
-        out: the file to write; it appears when it is complete.
-
-    Raises:
-        InputError: ``slide.unreadable`` or ``slide.truncated``.
-    """
-    import pyvips
-
-    path = source if isinstance(source, Path) else Path("array")
-    part = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
-    try:
-        image = _vips_image(source).copy()
-        for field in image.get_fields():
-            if field.startswith(("exif-", "xmp-", "iptc-", "photoshop-", "image-description")):
-                image.remove(field)
-        note = json.dumps({"mpp": mpp, "mpp_source": mpp_source})
-        image.set_type(pyvips.GValue.gstr_type, "image-description", note)
-        image.tiffsave(
-            str(part),
-            tile=True,
-            pyramid=True,
-            tile_width=_TILE,
-            tile_height=_TILE,
-            compression="jpeg",
-            Q=_PYRAMID_QUALITY,
-            bigtiff=image.width * image.height > 2**31,
-            resunit="cm",
-            xres=1000 / mpp,
-            yres=1000 / mpp,
-        )
-        part.replace(out)
-    except pyvips.Error as error:
-        raise _vips_problem(path, error) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _vips_image(source: Path | Pixels) -> Any:
-    import pyvips
-
-    if not isinstance(source, Path):
-        return pyvips.Image.new_from_array(np.ascontiguousarray(source)).copy(interpretation="srgb")
-    image = pyvips.Image.new_from_file(str(source), access="sequential", fail_on="error")
-    if image.format != "uchar":
-        raise unreadable(source, f"has {image.format} pixels; 8-bit colour is needed.")
-    if image.hasalpha():
-        image = image.flatten(background=255)
-    return image.colourspace("srgb")
-
-
-def _decode_flat(path: Path) -> None:
-    import pyvips
-
-    try:
-        _vips_image(path).avg()
-    except pyvips.Error as error:
-        raise _vips_problem(path, error) from error
-
-
-def _vips_problem(path: Path, error: Exception) -> InputError:
-    text = " ".join(str(error).split())
-    cut_short = any(w in text.lower() for w in ("premature", "truncated", "out of order", "eof"))
-    return truncated(path, text) if cut_short else unreadable(path, f"cannot be decoded ({text}).")
 
 
 def _own_mpp(source: Any, description: str) -> tuple[float | None, str]:
