@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from django.core.exceptions import ValidationError
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import (
+    OpenApiParameter,
+    OpenApiResponse,
+    extend_schema,
+    extend_schema_field,
+)
 from rest_framework import serializers, status
 from rest_framework.generics import ListAPIView
 from rest_framework.request import Request
@@ -29,7 +34,8 @@ class JobSerializer(serializers.ModelSerializer):
     eta_seconds = serializers.SerializerMethodField(
         help_text="Left in the current stage, at its pace so far."
     )
-    failure = FailureSerializer(help_text="Empty unless the job failed.")
+    failure = serializers.SerializerMethodField()
+    last_seq = serializers.IntegerField(help_text="Number of the newest event.")
     may_cancel = serializers.SerializerMethodField()
     url = serializers.SerializerMethodField(help_text="Of the job's page.")
 
@@ -42,24 +48,21 @@ class JobSerializer(serializers.ModelSerializer):
             "may_cancel", "url",
         )  # fmt: skip
 
-    last_seq = serializers.IntegerField(help_text="Number of the newest event.")
-
     def get_queue_position(self, job: Job) -> int | None:
         return selectors.queue_position(job)
 
     def get_eta_seconds(self, job: Job) -> float | None:
         return selectors.eta_seconds(job)
 
+    @extend_schema_field(FailureSerializer)
+    def get_failure(self, job: Job) -> dict[str, str]:
+        return job.failure  # {} unless the job failed
+
     def get_may_cancel(self, job: Job) -> bool:
         return selectors.may_cancel(self.context["request"].user, job)
 
     def get_url(self, job: Job) -> str:
         return f"/jobs/{job.pk}/"
-
-    def to_representation(self, job: Job) -> dict:
-        data = super().to_representation(job)
-        data["failure"] = job.failure  # {} or all four members
-        return data
 
 
 def job_json(request: Request, job: Job) -> dict:

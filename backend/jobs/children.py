@@ -16,7 +16,8 @@ from typing import Any
 
 from django.conf import settings
 
-GRACE_SECONDS = 4.0
+# From SIGTERM to SIGKILL: with the half second until a worker sees a cancel, 4 s from the request.
+GRACE_SECONDS = 3.5
 TAIL_LINES = 40
 # What a computation needs from the environment. Everything else stays here: database, broker and
 # object store URLs, keys and tokens are the worker's alone.
@@ -81,7 +82,7 @@ class Child:
         return True
 
     def stop(self) -> None:
-        """SIGTERM to the group, SIGKILL after a grace of 4 s."""
+        """SIGTERM to the group, SIGKILL to who is left after a grace of 3.5 s."""
         self._signal(signal.SIGTERM)
         self.ended(GRACE_SECONDS)
 

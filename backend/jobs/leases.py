@@ -1,6 +1,6 @@
 """One attempt's right to work on a job, and every change of status that an attempt makes.
 
-Whoever takes the lease runs the attempt and renews it every second. All its writes go through
+Whoever takes the lease runs the attempt and renews it twice a second. All its writes go through
 `held`, which locks the row and looks for the lease: an attempt that lost it changes nothing.
 Times are the database's, so that clocks of several machines need not agree.
 """

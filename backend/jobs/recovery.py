@@ -1,6 +1,6 @@
 """The reconciler: what no living attempt holds is queued again, ended, or rung for again.
 
-The supervisor runs it every 5 s. Several may run at once: rows that another holds are skipped.
+The supervisor runs it every 2 s. Several may run at once: rows that another holds are skipped.
 """
 
 from __future__ import annotations

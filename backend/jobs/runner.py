@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
@@ -22,8 +23,13 @@ from ml.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-BEAT_SECONDS = 1.0
+BEAT_SECONDS = 0.5
 INPUT_ERROR_EXIT = 3  # of ml.run
+# What a full or failing disk, or a lost network share, says; other OSErrors are faults of ours.
+_MACHINE_ERRORS = {
+    errno.EDQUOT, errno.EHOSTUNREACH, errno.EIO, errno.ENETUNREACH, errno.ENOMEM, errno.ENOSPC,
+    errno.EROFS, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
 
 _SAID = {str(kind) for kind in JobEvent.Kind} - {"status"}
 
@@ -42,8 +48,11 @@ class Failed(Exception):
 
 
 class Pulse:
-    """Renews the lease each second and saves what the child said; a thread with a connection of its
-    own. Use as a context manager; `check` raises as soon as the attempt should end."""
+    """Renews the lease twice a second and saves what the child said.
+
+    A thread with a database connection of its own. Use as a context manager; `check`
+    raises as soon as the attempt should end.
+    """
 
     def __init__(self, job: Job) -> None:
         self.error: dict[str, Any] | None = None
@@ -84,12 +93,12 @@ class Pulse:
             return
         self._end.set()
         self._thread.join()
-        if self._entries and self._verdict is None:
+        if self._entries and self._verdict is not leases.Lost:
             self._renew()
 
     def _beat(self) -> None:
         deadline = time.monotonic() + leases.DURATION.total_seconds()
-        while not self._end.wait(BEAT_SECONDS) and self._verdict is None:
+        while not self._end.wait(BEAT_SECONDS) and self._verdict is not leases.Lost:
             try:
                 self._renew()
                 deadline = time.monotonic() + leases.DURATION.total_seconds()
@@ -149,13 +158,13 @@ def _attempt(job: Job, folder: Path) -> None:
             leases.interrupt(job, failed.failure)
         else:
             leases.fail(job, failed.kind, failed.failure)
-    except (OperationalError, InterfaceError, OSError) as error:
-        logger.exception("Job %s was interrupted.", job.pk)
-        leases.interrupt(job, _infrastructure(job, error).failure)
     except leases.Lost:
         raise
     except Exception as error:
         logger.exception("Job %s failed.", job.pk)
+        if _is_of_the_infrastructure(error):
+            leases.interrupt(job, _infrastructure(job, error).failure)
+            return
         leases.renew(job, [("log", {"text": traceback.format_exc()})])
         leases.fail(job, Job.FailureKind.CODE, _fault(job, repr(error)).failure)
     else:
@@ -181,7 +190,7 @@ def _compute(job: Job, folder: Path, out: Path, pulse: Pulse) -> dict[str, Any]:
     child = children.Child(path, folder / "stderr.log", pulse.hear)
     try:
         children.remember(folder, child.pid)
-        while not child.ended(0.2):
+        while not child.ended(0.1):
             pulse.check()
     except BaseException:
         child.stop()
@@ -214,6 +223,12 @@ def _reason(job: Job, status: int, child: children.Child, pulse: Pulse) -> Excep
     pulse.stop()
     what = (error or {}).get("what") or f"The computation ended with status {status}."
     return _fault(job, what)
+
+
+def _is_of_the_infrastructure(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return isinstance(error, ConnectionError) or error.errno in _MACHINE_ERRORS
+    return isinstance(error, (OperationalError, InterfaceError, MemoryError))
 
 
 def _infrastructure(job: Job, error: Exception) -> Failed:

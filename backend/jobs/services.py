@@ -24,7 +24,7 @@ from backend.studies.models import Study
 from ml.errors import InputError
 from ml.io.store import ObjectStore
 
-SILENCE = timedelta(seconds=4)  # after which an attempt that should stop is taken for dead
+SILENCE = timedelta(seconds=2.5)  # after which an attempt that should stop is taken for dead
 
 
 @transaction.atomic
@@ -69,8 +69,8 @@ def start_job(*, user: User, kind: str, study: Study | None, params: dict[str, A
 def cancel_job(*, user: User, job: Job) -> Job:
     """Ask a job to stop; nothing happens to one that is over.
 
-    A running attempt sees it within a second and ends its child process. Where no attempt shows a
-    sign of life, the job is cancelled here: the lease is gone, so nothing of it can be saved.
+    A running attempt sees it within half a second and ends its child process. Where no attempt
+    shows a sign of life, the job is cancelled here: with the lease gone, nothing can be saved.
 
     Raises:
         PermissionDenied: the user may not cancel it.

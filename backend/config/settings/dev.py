@@ -14,7 +14,7 @@ import tempfile
 from backend.config.postgres import ensure_running
 
 from .base import *  # noqa: F403
-from .base import ROOT, VAR, database, listed
+from .base import ROOT, STATIC_ROOT, VAR, database, listed
 
 
 def _secret_key() -> str:
@@ -41,3 +41,4 @@ ALLOWED_HOSTS = listed("ALLOWED_HOSTS") or ["localhost", "127.0.0.1", "[::1]"]
 DEMO_USERS = True
 # Static files are served from where they are built, without collectstatic.
 WHITENOISE_USE_FINDERS = True
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # or WhiteNoise warns

@@ -11,7 +11,7 @@ os.environ.setdefault("PAST_VAR", str(Path(__file__).resolve().parents[3] / "var
 from backend.config.postgres import ensure_running
 
 from .base import *  # noqa: F403
-from .base import VAR, database
+from .base import STATIC_ROOT, VAR, database
 
 # Held shared by every test run that uses the server; who gets it alone at the end stops it.
 VAR.mkdir(parents=True, exist_ok=True)
@@ -33,3 +33,4 @@ ALLOWED_HOSTS = ["testserver", "localhost", "127.0.0.1"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 DEMO_USERS = True
 WHITENOISE_USE_FINDERS = True
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # or WhiteNoise warns
