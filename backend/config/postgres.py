@@ -31,6 +31,7 @@ import psycopg
 
 OLDEST_MAJOR = 14
 START_SECONDS = 90
+ELSEWHERE = "/var/tmp"  # for what the server's account cannot reach where it belongs
 NAME = "past"  # of the superuser and of the database
 
 
@@ -82,6 +83,18 @@ def stop(var: Path) -> None:
         for pid in _processes(server):
             os.kill(pid, signal.SIGQUIT)
         shutil.rmtree(server.socket, ignore_errors=True)
+
+
+def remove(var: Path) -> None:
+    """Stop the server of `var` and delete its data, wherever it lives."""
+    server = _read(var)
+    if server is None:
+        return
+    stop(var)
+    shutil.rmtree(server.data)
+    if server.binaries.startswith(f"{ELSEWHERE}/"):  # our copy of the wheel's
+        shutil.rmtree(Path(server.binaries).parents[1])
+    (var / "postgres.json").unlink()
 
 
 def status(var: Path) -> str:
@@ -199,7 +212,7 @@ def _choose(var: Path) -> Server:
     data.mkdir(exist_ok=True)
     if _as_account(["ls", str(_own(data))]).returncode:  # a parent folder is closed to the account
         data.rmdir()
-        data = _private_folder("/var/tmp")
+        data = _private_folder(ELSEWHERE)
     return _write(var, Server(str(_binaries()), str(data), str(_private_folder("/tmp"))))
 
 
@@ -211,7 +224,7 @@ def _binaries() -> Path:
         if _major(wheel / "bin") and not _as_account(["ls", str(wheel)]).returncode:
             return wheel / "bin"
         if _account() and (wheel / "bin" / "postgres").exists():
-            copy = _private_folder("/var/tmp")  # the environment is closed to the account
+            copy = _private_folder(ELSEWHERE)  # the environment is closed to the account
             shutil.copytree(wheel, copy / "pginstall")
             if _major(copy / "pginstall" / "bin"):
                 return copy / "pginstall" / "bin"
@@ -352,7 +365,13 @@ def _postmaster_lives(server: Server, living: list[int]) -> bool:
 def main(arguments: list[str]) -> int:
     from backend.config.settings.base import VAR
 
-    commands = {"start": ensure_running, "url": ensure_running, "stop": stop, "status": status}
+    commands = {
+        "start": ensure_running,
+        "url": ensure_running,
+        "stop": stop,
+        "status": status,
+        "remove": remove,
+    }
     if len(arguments) != 1 or arguments[0] not in commands:
         print(f"usage: python -m backend.config.postgres {'|'.join(commands)}", file=sys.stderr)
         return 2
