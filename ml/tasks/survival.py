@@ -183,7 +183,9 @@ def _checked(
     group = np.zeros(len(times), np.int64) if groups is None else np.asarray(groups, np.int64)
     if not len(times):
         raise InputError(
-            "survival.no_patients", "cohort", "No patient is left to analyse.",
+            "survival.no_patients",
+            "cohort",
+            "No patient is left to analyse.",
             "Read the list of excluded patients and loosen what excludes them.",
         )
     bad = ~np.isfinite(times) | (times < 0) | ~np.isfinite(entries) | (entries < 0)
@@ -191,13 +193,16 @@ def _checked(
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise InputError(
-            "survival.times", f"patient at position {row}",
+            "survival.times",
+            f"patient at position {row}",
             f"Entry {entries[row]:g} and time {times[row]:g} leave no time under observation.",
             "Give months ≥ 0 with entry before time.",
         )
     if not events.any():
         raise InputError(
-            "survival.no_events", "cohort", "Nobody in this cohort had the event.",
+            "survival.no_events",
+            "cohort",
+            "Nobody in this cohort had the event.",
             "Choose another endpoint, or lengthen the horizon.",
         )
     if group.min() < 0 or group.max() >= n_labels:
@@ -226,10 +231,19 @@ def _curve(data: _Data, label: str) -> Curve:
     at = np.clip(np.searchsorted(time, censored, side="right") - 1, 0, None)
     median, low, high = (_crosses_half(time, values) for values in (survival, lower, upper))
     return Curve(
-        label=label, n=len(data.time), events=int(data.event.sum()),
-        time=time[keep], survival=survival[keep], lower=lower[keep], upper=upper[keep],
-        censor_time=censored, censor_survival=survival[at],
-        median=median, median_low=low, median_high=high, thin_from=_thin_from(data),
+        label=label,
+        n=len(data.time),
+        events=int(data.event.sum()),
+        time=time[keep],
+        survival=survival[keep],
+        lower=lower[keep],
+        upper=upper[keep],
+        censor_time=censored,
+        censor_survival=survival[at],
+        median=median,
+        median_low=low,
+        median_high=high,
+        thin_from=_thin_from(data),
     )
 
 
@@ -275,9 +289,11 @@ def risk_ticks(longest: float, most: int = 9) -> Floats:
 
     Steps are 1, 2, 3, 6 or 12 months and their round multiples, so that years stay years.
     """
-    step = next(
-        (s for s in (1, 2, 3, 6, 12, 24, 36, 60, 120, 240) if longest / s <= most), 10 ** 9
-    ) if longest >= 3 else 10.0 ** np.floor(np.log10(max(longest, 1e-6) / 2))
+    step = (
+        next((s for s in (1, 2, 3, 6, 12, 24, 36, 60, 120, 240) if longest / s <= most), 10**9)
+        if longest >= 3
+        else 10.0 ** np.floor(np.log10(max(longest, 1e-6) / 2))
+    )
     while longest / step > most:
         step *= 2
     return np.arange(0.0, longest + step * 1e-9, step)

@@ -39,7 +39,8 @@ class Question:
     Follow-up is censored at the horizon. With a landmark only patients still under observation
     without the event at that month are compared, and the clock starts there (Anderson et al. 1983).
     `causes` None: any cause is the event; else those of the endpoint's causes, named, are the event
-    and the others censor.
+    and the others censor. `trained_on` counts patients in the cohort whose predicted values come
+    from a model that was trained on them.
     """
 
     study: str
@@ -54,6 +55,7 @@ class Question:
     landmark: float | None = None
     causes: tuple[str, ...] | None = None
     synthetic: bool = False
+    trained_on: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,14 @@ def analyse(
 
     frame = drop(cohort, cohort["time"].isna(), f"No {question.endpoint} outcome recorded")
     frame = drop(
-        frame, (frame["entry"] >= frame["time"]) & (frame["entry"] > 0),
+        frame,
+        (frame["entry"] >= frame["time"]) & (frame["entry"] > 0),
         "No time under observation (entry at the time of the outcome)",
     )
     if question.landmark:
         frame = drop(
-            frame, frame["time"] <= question.landmark,
+            frame,
+            frame["time"] <= question.landmark,
             f"Event or end of follow-up before the landmark at {question.landmark:g} months",
         )
         frame = frame.assign(
@@ -118,7 +122,8 @@ def analyse(
     if question.horizon:
         end = question.horizon - (question.landmark or 0.0)
         frame = drop(
-            frame, frame["entry"] >= end,
+            frame,
+            frame["entry"] >= end,
             f"Came under observation after the horizon of {question.horizon:g} months",
         )
         frame = frame.assign(
@@ -133,8 +138,12 @@ def analyse(
         frame = drop(frame, pd.Series(strata.group < 0, frame.index), "Level not chosen")
     group = strata.group[strata.group >= 0]
     result = kaplan_meier(
-        frame["time"].to_numpy(float), frame["event"].to_numpy(bool),
-        frame["entry"].to_numpy(float), group, labels=strata.labels, ticks=ticks,
+        frame["time"].to_numpy(float),
+        frame["event"].to_numpy(bool),
+        frame["entry"].to_numpy(float),
+        group,
+        labels=strata.labels,
+        ticks=ticks,
     )
     notes = (*strata.notes, *result.warnings, *_reading_notes(question, strata, result))
     return Analysis(question, result, strata, tuple(out), n_cohort, notes)
@@ -145,12 +154,15 @@ def _check(question: Question) -> None:
         months = getattr(question, name)
         if months is not None and not (np.isfinite(months) and months > 0):
             raise InputError(
-                f"survival.{name}", name, f"{months:g} months cannot be a {name}.",
+                f"survival.{name}",
+                name,
+                f"{months:g} months cannot be a {name}.",
                 "Give a number of months above 0, or leave it empty.",
             )
     if question.horizon and question.landmark and question.landmark >= question.horizon:
         raise InputError(
-            "survival.landmark", "landmark",
+            "survival.landmark",
+            "landmark",
             f"The landmark ({question.landmark:g}) is not before the horizon "
             f"({question.horizon:g} months).",
             "Choose an earlier landmark or a later horizon.",
@@ -163,12 +175,15 @@ def _strata(question: Question, frame: pd.DataFrame) -> Strata:
         return Strata(("All patients",), np.zeros(len(frame), np.int64))
     if stratifier.numeric:
         return stratify_number(
-            frame["value"].to_numpy(float), question.cut,
-            value=question.value, unit=stratifier.unit,
+            frame["value"].to_numpy(float),
+            question.cut,
+            value=question.value,
+            unit=stratifier.unit,
         )
     if question.cut is not Cut.LEVELS:
         raise InputError(
-            "survival.cut", "cut",
+            "survival.cut",
+            "cut",
             f"{stratifier.label} is a category and cannot be divided by {question.cut.value!r}.",
             "Use levels.",
         )
@@ -191,6 +206,11 @@ def _reading_notes(
         notes.append(
             "The hazards are not proportional (Schoenfeld p < 0.05) for "
             f"{', '.join(poor)}: the hazard ratio averages over the follow-up."
+        )
+    if question.trained_on:
+        notes.append(
+            f"{question.trained_on} patients were among those the model was trained on: their "
+            "predicted values are not independent of what it was taught."
         )
     if question.causes is not None:
         notes.append(

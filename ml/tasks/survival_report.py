@@ -41,9 +41,7 @@ def format_median(curve: Curve) -> str:
     """ "42.1 (31.0–58.4)" months; "–" for an open end of the interval."""
     if curve.median is None:
         return "not reached"
-    low, high = (
-        "–" if m is None else f"{m:.1f}" for m in (curve.median_low, curve.median_high)
-    )
+    low, high = ("–" if m is None else f"{m:.1f}" for m in (curve.median_low, curve.median_high))
     return f"{curve.median:.1f} ({low} to {high})"
 
 
@@ -69,6 +67,8 @@ def labels(question: Question) -> list[str]:
     stratifier = question.stratifier
     if stratifier is not None and stratifier.source in (PREDICTED, RISK):
         said.append(f"Predicted by {stratifier.model}" if stratifier.model else "Predicted")
+    if question.trained_on:
+        said.append(f"Includes {question.trained_on} training patients of the model")
     return said
 
 
@@ -219,22 +219,40 @@ def as_csv(analysis: Analysis) -> str:
     question, result = analysis.question, analysis.result
     out = io.StringIO()
     for line in (
-        *labels(question), f"Study: {question.study}", title(question),
-        f"Times in months; {time_axis(question).lower()}", methods(analysis),
+        *labels(question),
+        f"Study: {question.study}",
+        title(question),
+        f"Times in months; {time_axis(question).lower()}",
+        methods(analysis),
         "at_risk: just before the time; events, censored: at the time; survival: after it, 0 to 1",
     ):
         out.write(f"# {line}\n")
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(
-        ["stratum", "time_months", "at_risk", "events", "censored",
-         "survival", "lower_95", "upper_95"]
+        [
+            "stratum",
+            "time_months",
+            "at_risk",
+            "events",
+            "censored",
+            "survival",
+            "lower_95",
+            "upper_95",
+        ]
     )
     for curve, steps in zip(result.curves, result.steps, strict=True):
         at = np.searchsorted(curve.time, steps.time, side="right") - 1
         for index, month in enumerate(steps.time):
             rows.writerow(
-                [curve.label, f"{month:g}", steps.at_risk[index], steps.events[index],
-                 steps.censored[index], f"{curve.survival[at[index]]:.6f}",
-                 f"{curve.lower[at[index]]:.6f}", f"{curve.upper[at[index]]:.6f}"]
+                [
+                    curve.label,
+                    f"{month:g}",
+                    steps.at_risk[index],
+                    steps.events[index],
+                    steps.censored[index],
+                    f"{curve.survival[at[index]]:.6f}",
+                    f"{curve.lower[at[index]]:.6f}",
+                    f"{curve.upper[at[index]]:.6f}",
+                ]
             )
     return out.getvalue()

@@ -83,7 +83,8 @@ def stratify_number(
     if len(np.unique(group[known])) < 2:
         low, high = (f"{f(numbers[known]):g}" if known.any() else "–" for f in (np.min, np.max))
         raise InputError(
-            "survival.one_group", "cut-off",
+            "survival.one_group",
+            "cut-off",
             f"Every patient falls on the same side (values run from {low} to {high}).",
             "Choose another cut-off or another stratifier.",
         )
@@ -96,13 +97,17 @@ def _cutoffs(
     if cut is Cut.VALUE:
         if value is None or not np.isfinite(value):
             raise InputError(
-                "survival.no_value", "value", "A cut-off was asked for, but none is given.",
+                "survival.no_value",
+                "value",
+                "A cut-off was asked for, but none is given.",
                 "Give the value at which to divide.",
             )
         return (Cutoff(float(value), "given value", False),), ()
     if cut not in _QUANTILES:
         raise InputError(
-            "survival.cut", "cut", f"A number cannot be divided by {cut.value!r}.",
+            "survival.cut",
+            "cut",
+            f"A number cannot be divided by {cut.value!r}.",
             "Use median, tertiles, quartiles or value.",
         )
     if not len(known):
@@ -165,19 +170,23 @@ def stratify_levels(
     unknown = [level for level in chosen if level not in order]
     if unknown:
         raise InputError(
-            "survival.level", "levels", f"No patient has {unknown[0]!r}.",
+            "survival.level",
+            "levels",
+            f"No patient has {unknown[0]!r}.",
             f"Choose among: {', '.join(order)}.",
         )
     kept = [level for level in order if not chosen or level in chosen]
     if len(kept) < 2:
         raise InputError(
-            "survival.one_group", "stratifier",
+            "survival.one_group",
+            "stratifier",
             f"Every patient has the same value ({', '.join(kept) or 'none'}).",
             "Choose another stratifier.",
         )
     if len(kept) > MOST_STRATA:
         raise InputError(
-            "survival.too_many_groups", "stratifier",
+            "survival.too_many_groups",
+            "stratifier",
             f"{len(kept)} levels are more than {MOST_STRATA} curves that one can tell apart.",
             f"Choose up to {MOST_STRATA} of them.",
         )
