@@ -128,7 +128,7 @@ export class Combobox {
 
   /** Enter: the marked option, else an exact match (case apart), else the first that matches. */
   private async enter(): Promise<void> {
-    const marked = this.options[this.marked] as Option | undefined;
+    const marked = this.marked >= 0 ? this.options[this.marked] : undefined;
     if (marked) {
       this.take(marked.value);
       return;
@@ -137,7 +137,7 @@ export class Combobox {
     const text = this.settings.input.value.trim();
     if (!text || !(await this.refresh())) return;
     const exact = this.options.find(({ value }) => value.toLowerCase() === text.toLowerCase());
-    const choice = exact ?? (this.options[0] as Option | undefined);
+    const choice = exact ?? this.options.at(0);
     if (choice) this.take(choice.value);
     else this.render(text);
   }

@@ -11,6 +11,8 @@ import type { GeneInfo, TableInfo } from "./types";
 
 /** Genes kept per page: at a million cells one is a megabyte. */
 const KEPT_EXPRESSIONS = 32;
+/** Matches listed in the search field, best first. */
+const LISTED_GENES = 50;
 
 export interface TablePoints extends Coordinates {
   grid: PointGrid;
@@ -45,7 +47,7 @@ export class SlideData {
   }
 
   async genes(table: TableInfo, search: string): Promise<GeneInfo[]> {
-    const url = `/api/v1/cell-tables/${table.id}/genes/?search=${encodeURIComponent(search)}`;
+    const url = `/api/v1/cell-tables/${table.id}/genes/?limit=${LISTED_GENES}&search=${encodeURIComponent(search)}`;
     return (await getJson<{ genes: GeneInfo[] }>(url)).genes;
   }
 

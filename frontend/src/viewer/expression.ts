@@ -46,7 +46,8 @@ export function decodeExpression(bytes: Uint8Array): Expression {
     if (!Number.isFinite(value)) throw new Error(`The expression lacks a number ${key}.`);
     return value;
   };
-  const pearson = Number(meta.get("pearson") || NaN);
+  const correlation = meta.get("pearson") ?? "";
+  const pearson = correlation === "" ? NaN : Number(correlation);
   return {
     origin: meta.get("origin") === "predicted" ? "predicted" : "measured",
     symbol: meta.get("symbol") ?? "",

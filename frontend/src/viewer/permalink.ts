@@ -17,7 +17,7 @@ export interface ViewState {
   low: number | null;
   high: number | null;
   opacity: number;
-  hideBelow: boolean;
+  hideLowest: boolean;
   colours: Exclude<ColourMapName, "diverging">;
   split: boolean;
 }
@@ -34,7 +34,7 @@ export const DEFAULT_STATE: ViewState = {
   low: null,
   high: null,
   opacity: 0.8,
-  hideBelow: false,
+  hideLowest: false,
   colours: "viridis",
   split: false,
 };
@@ -57,7 +57,7 @@ export function toQuery(state: ViewState): string {
   put("lo", state.low, 4);
   put("hi", state.high, 4);
   if (state.opacity !== DEFAULT_STATE.opacity) put("o", state.opacity, 2);
-  if (state.hideBelow) query.set("hide", "1");
+  if (state.hideLowest) query.set("hide", "1");
   if (state.colours !== DEFAULT_STATE.colours) query.set("c", state.colours);
   if (state.split) query.set("split", "1");
   return query.toString();
@@ -93,7 +93,7 @@ export function fromQuery(text: string): ViewState {
     low: rangeMakesSense ? low : null,
     high: rangeMakesSense ? high : null,
     opacity: opacity !== null && opacity >= 0 && opacity <= 1 ? opacity : DEFAULT_STATE.opacity,
-    hideBelow: query.get("hide") === "1",
+    hideLowest: query.get("hide") === "1",
     colours: query.get("c") === "cividis" ? "cividis" : "viridis",
     split: query.get("split") === "1",
   };

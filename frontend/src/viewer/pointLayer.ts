@@ -38,7 +38,8 @@ export interface Colouring {
   /** Bytes that take the first and the last colour. */
   low: number;
   high: number;
-  hideBelow: boolean;
+  /** Leave out what takes the first colour: most genes are zero in most cells. */
+  hideLowest: boolean;
   /** Draw the values far from mid-scale on top, not the high ones. */
   diverging: boolean;
 }
@@ -53,7 +54,7 @@ uniform mat3 toClip;
 uniform vec2 sizeInClip;
 uniform float sizeInPixels;
 uniform vec2 range;
-uniform bool hideBelow;
+uniform bool hideLowest;
 uniform bool diverging;
 out vec2 across;
 flat out float entry;
@@ -63,7 +64,7 @@ void main() {
   float rank = diverging ? abs(entry - 0.5) * 2.0 : entry;
   vec3 clip = toClip * vec3(position, 1.0);
   float depth = 0.9 - 1.8 * rank;
-  if (hideBelow && byte < range.x) clip.xy = vec2(9.0);
+  if (hideLowest && byte <= range.x + 0.01) clip.xy = vec2(9.0);
 #ifdef QUADS
   across = corner;
   gl_Position = vec4(clip.xy + corner * sizeInClip, depth, 1.0);
@@ -196,7 +197,7 @@ export class PointLayer {
     gl.uniform2f(used.uniform("sizeInClip"), size / width, size / height);
     gl.uniform1f(used.uniform("sizeInPixels"), size);
     gl.uniform2f(used.uniform("range"), colouring.low, colouring.high);
-    gl.uniform1i(used.uniform("hideBelow"), colouring.hideBelow ? 1 : 0);
+    gl.uniform1i(used.uniform("hideLowest"), colouring.hideLowest ? 1 : 0);
     gl.uniform1i(used.uniform("diverging"), colouring.diverging ? 1 : 0);
 
     const margin = size / ratio / zoom;

@@ -68,7 +68,7 @@ export class ScalePanel {
     byId("legend-low").textContent = `≤ ${formatFixed(range.low, 2)}`;
     byId("legend-middle").textContent = formatFixed((range.low + range.high) / 2, 2);
     byId("legend-high").textContent = `≥ ${formatFixed(range.high, 2)}`;
-    byId("hide-below-label").textContent = `Hide below ${formatFixed(range.low, 2)}`;
+    byId("hide-lowest-label").textContent = `Hide ≤ ${formatFixed(range.low, 2)}`;
     drawLegend(byId<HTMLCanvasElement>("legend"), map);
     drawHistogram(byId<HTMLCanvasElement>("histogram"), shown, { low: first, high: last }, range, map);
   }

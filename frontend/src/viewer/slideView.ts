@@ -10,6 +10,7 @@ import type { SlideInfo } from "./types";
 
 const SCALE_BAR_PX = 160;
 const HOVER_PX = 10;
+const OVERVIEW_PX = 150;
 /** How far one may zoom in beyond the slide's own pixels. */
 const MAX_PIXEL_RATIO = 8;
 
@@ -42,25 +43,28 @@ export class SlideView {
   readonly viewer: OpenSeadragon.Viewer;
   readonly opened: Promise<void>;
   readonly layer: PointLayer;
+  /** A person is about to move this view, by pointer or by a control. */
+  onCommand: () => void = () => undefined;
   onMoved: () => void = () => undefined;
   onRest: () => void = () => undefined;
   onHover: (hover: Hover | null) => void = () => undefined;
   private readonly slide: SlideInfo;
-  private readonly bar: HTMLElement;
+  private readonly barLine = element("span", { class: "scale-bar-line" });
+  private readonly barLabel = element("span", { class: "scale-bar-label" });
   private points: TablePoints | null = null;
   private diameter = 1;
 
   constructor(private readonly options: SlideViewOptions) {
     this.slide = options.slide;
     this.layer = new PointLayer();
+    refuseInlineStyle();
     this.viewer = new OpenSeadragon.Viewer(this.viewerOptions());
     this.viewer.canvas.setAttribute("role", "application");
     this.viewer.canvas.setAttribute("aria-label", options.label);
     this.viewer.canvas.appendChild(this.layer.canvas);
-    this.bar = element("div", { class: "scale-bar" }, element("span", { class: "scale-bar-line" }));
-    this.bar.appendChild(element("span", { class: "scale-bar-label" }));
+    const bar = element("div", { class: "scale-bar" }, this.barLine, this.barLabel);
     const loading = element("div", { class: "tile-loading", role: "status" }, "Loading image…");
-    options.host.append(this.bar, loading);
+    options.host.append(bar, loading);
 
     this.opened = new Promise((resolve, reject) => {
       this.viewer.addOnceHandler("open", () => {
@@ -119,6 +123,7 @@ export class SlideView {
 
   moveTo(target: Partial<Viewport>, immediately = false): void {
     const { viewport } = this.viewer;
+    this.onCommand();
     if (target.rotation !== undefined) viewport.setRotation(target.rotation, immediately);
     if (target.magnification !== undefined) {
       const zoom = imageZoom(target.magnification, this.slide.mpp);
@@ -131,7 +136,22 @@ export class SlideView {
   }
 
   fit(): void {
+    this.onCommand();
     this.viewer.viewport.goHome();
+  }
+
+  zoomBy(factor: number): void {
+    this.onCommand();
+    this.viewer.viewport.zoomBy(factor).applyConstraints();
+  }
+
+  /** Shares of the view's width and height. */
+  panBy(right: number, down: number): void {
+    this.onCommand();
+    const { viewport } = this.viewer;
+    const size = viewport.getContainerSize();
+    const pixels = new OpenSeadragon.Point(size.x * right, size.y * down);
+    viewport.panBy(viewport.deltaPointsFromPixels(pixels)).applyConstraints();
   }
 
   /** Takes over another view's viewport at once, springs included. */
@@ -162,24 +182,20 @@ export class SlideView {
 
   private viewerOptions(): OpenSeadragon.Options {
     const { slide, host, overview, tileUrl } = this.options;
-    const source = {
-      width: slide.width,
-      height: slide.height,
-      tileSize: slide.tile_size,
-      minLevel: 0,
-      maxLevel: slide.levels - 1,
-      getTileUrl: (z: number, x: number, y: number) =>
-        tileUrl().replace("{z}", String(z)).replace("{x}", String(x)).replace("{y}", String(y)),
-    };
+    const shrink = OVERVIEW_PX / Math.max(slide.width, slide.height);
+    const overviewSize = { width: slide.width * shrink, height: slide.height * shrink };
     return {
       element: host,
-      tileSources: source as OpenSeadragon.TileSourceOptions,
+      tileSources: [tileSource(slide, tileUrl)],
       drawer: "canvas",
       showNavigationControl: false,
       showNavigator: overview,
       navigatorPosition: "TOP_RIGHT",
-      navigatorSizeRatio: 0.17,
+      navigatorWidth: `${overviewSize.width}px`,
+      navigatorHeight: `${overviewSize.height}px`,
       navigatorAutoFade: false,
+      navigatorRotate: false,
+      navigatorOpacity: 1,
       navigatorBackground: "#f6f5f3",
       navigatorBorderColor: "#8a99a3",
       navigatorDisplayRegionColor: "#b3470a",
@@ -234,13 +250,15 @@ export class SlideView {
   private draw(): void {
     this.layer.draw(this.frame());
     const bar = scaleBar(this.slide.mpp / this.zoom(true), SCALE_BAR_PX);
-    const [line, label] = this.bar.children as unknown as [HTMLElement, HTMLElement];
-    line.style.width = `${bar.pixels}px`;
-    label.textContent = bar.label;
+    this.barLine.style.width = `${bar.pixels}px`;
+    this.barLabel.textContent = bar.label;
   }
 
   private followPointer(): void {
     const { canvas } = this.viewer;
+    for (const name of ["pointerdown", "wheel"]) {
+      canvas.addEventListener(name, () => this.onCommand(), { capture: true, passive: true });
+    }
     canvas.addEventListener("pointermove", (event) => {
       if (!this.points || event.buttons !== 0 || !this.viewer.isOpen()) {
         this.onHover(null);
@@ -257,4 +275,41 @@ export class SlideView {
     });
     canvas.addEventListener("pointerleave", () => this.onHover(null));
   }
+}
+
+/**
+ * OpenSeadragon adds an inline style for touch devices, which the Content-Security-Policy forbids,
+ * unless it finds its mark. An element that is called style but is none carries the mark; the rule
+ * itself stands in viewer.css.
+ */
+function refuseInlineStyle(): void {
+  const mark = "data-openseadragon-mobile-css";
+  if (document.querySelector(`style[${mark}]`)) return;
+  const inert = document.createElementNS("urn:past:inert", "style");
+  inert.setAttribute(mark, "true");
+  document.head.appendChild(inert);
+}
+
+/** Large-image's z/x/y: z 0 is the smallest level, and edge tiles are padded to full size. */
+function tileSource(slide: SlideInfo, tileUrl: () => string): OpenSeadragon.TileSource {
+  const source = new OpenSeadragon.TileSource({
+    width: slide.width,
+    height: slide.height,
+    tileSize: slide.tile_size,
+    minLevel: 0,
+    maxLevel: slide.levels - 1,
+  });
+  source.getTileUrl = (z, x, y) =>
+    tileUrl().replace("{z}", String(z)).replace("{x}", String(x)).replace("{y}", String(y));
+  const boundsOf = source.getTileBounds.bind(source);
+  source.getTileBounds = (level, x, y, isSource) => {
+    const bounds = boundsOf(level, x, y, isSource);
+    if (isSource) {
+      // A level's size is rounded down; the last fraction of a pixel would show the padding.
+      bounds.width = Math.max(1, Math.floor(bounds.width));
+      bounds.height = Math.max(1, Math.floor(bounds.height));
+    }
+    return bounds;
+  };
+  return source;
 }

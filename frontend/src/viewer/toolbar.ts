@@ -5,6 +5,13 @@ import type { SlideView } from "./slideView";
 
 const ROTATION_STEP = 15;
 const PAN_SHARE = 0.15;
+const KEY_ZOOM = 1.5;
+const PANS: Record<string, [number, number]> = {
+  ArrowLeft: [-1, 0],
+  ArrowRight: [1, 0],
+  ArrowUp: [0, -1],
+  ArrowDown: [0, 1],
+};
 
 export class Toolbar {
   private readonly typed = byId<HTMLInputElement>("magnification");
@@ -55,36 +62,21 @@ export class Toolbar {
   /** True when the key did something. */
   onKey(key: string): boolean {
     const { view } = this;
-    const { viewport } = view.viewer;
     const numbered = this.buttons[Number(key) - 1] as { value: number } | undefined;
     if (numbered) view.moveTo({ magnification: numbered.value });
     else if (key === "f") view.fit();
     else if (key === ",") this.rotate(-ROTATION_STEP);
     else if (key === ".") this.rotate(ROTATION_STEP);
     else if (key === "0") view.moveTo({ rotation: 0 });
-    else if (key === "+" || key === "=") viewport.zoomBy(1.5).applyConstraints();
-    else if (key === "-") viewport.zoomBy(1 / 1.5).applyConstraints();
-    else if (key.startsWith("Arrow")) this.pan(key);
+    else if (key === "+" || key === "=") view.zoomBy(KEY_ZOOM);
+    else if (key === "-") view.zoomBy(1 / KEY_ZOOM);
+    else if (key in PANS) view.panBy(PANS[key][0] * PAN_SHARE, PANS[key][1] * PAN_SHARE);
     else return false;
     return true;
   }
 
   private rotate(degrees: number): void {
     this.view.moveTo({ rotation: this.view.viewport.rotation + degrees });
-  }
-
-  private pan(key: string): void {
-    const { viewport } = this.view.viewer;
-    const size = viewport.getContainerSize();
-    const [x, y] = {
-      ArrowLeft: [-1, 0],
-      ArrowRight: [1, 0],
-      ArrowUp: [0, -1],
-      ArrowDown: [0, 1],
-    }[key] ?? [0, 0];
-    size.x *= x * PAN_SHARE;
-    size.y *= y * PAN_SHARE;
-    viewport.panBy(viewport.deltaPointsFromPixels(size)).applyConstraints();
   }
 }
 

@@ -1,15 +1,24 @@
 /** The viewer page: keeps the state that the link carries and makes views and panel follow it. */
 import { getJson } from "../shared/api";
 import { Combobox } from "../shared/combobox";
-import { byId, element } from "../shared/dom";
+import { byId } from "../shared/dom";
 import { formatFixed, formatNumber } from "../shared/format";
 import { toast, toastError } from "../shared/toast";
 import { COLOUR_MAPS, type ColourMapName } from "./colormaps";
 import { SlideData } from "./data";
-import { byteOf, difference, valueAt, type Expression, type Origin } from "./expression";
+import { byteOf, difference, type Expression, type Origin } from "./expression";
+import {
+  layersOf,
+  offers,
+  rowsName,
+  showBadges,
+  showCaption,
+  showChoices,
+  showHover,
+} from "./panel";
 import { fromQuery, toQuery, type ViewState } from "./permalink";
 import { fullRange, percentileRange, ScalePanel, type ValueRange } from "./scalePanel";
-import { SlideView, type Hover } from "./slideView";
+import { SlideView } from "./slideView";
 import { listenToKeys, Toolbar } from "./toolbar";
 import type { LayerInfo, SlideInfo, TableInfo } from "./types";
 
@@ -29,6 +38,7 @@ export class Workbench {
   private readonly state: ViewState = fromQuery(location.search);
   private readonly data = new SlideData();
   private readonly first: Pane;
+  private leader: SlideView;
   private second: Pane | null = null;
   private readonly toolbar: Toolbar;
   private readonly scale: ScalePanel;
@@ -44,6 +54,7 @@ export class Workbench {
     private readonly api: string,
   ) {
     this.first = { view: this.makeView(byId("view-first"), true), shown: null };
+    this.leader = this.first.view;
     this.toolbar = new Toolbar(this.first.view, slide.mpp, () => this.panes().map((p) => p.view));
     this.scale = new ScalePanel((range, full) => this.setRange(range, full));
     this.bindPanel();
@@ -72,27 +83,23 @@ export class Workbench {
     return this.second ? [this.first, this.second] : [this.first];
   }
 
+  private get tableOrNone(): TableInfo | undefined {
+    return this.slide.tables.find(({ id }) => id === this.state.table);
+  }
+
   private get table(): TableInfo {
-    const found = this.slide.tables.find(({ id }) => id === this.state.table);
+    const found = this.tableOrNone;
     if (!found) throw new Error("No table of cells is chosen.");
     return found;
   }
 
-  private get layers(): LayerInfo[] {
-    return this.table.layers.filter(({ kind }) => kind === "expression");
-  }
-
   private get layer(): LayerInfo | null {
-    return this.layers.find(({ id }) => id === this.state.layer) ?? null;
+    return layersOf(this.table).find(({ id }) => id === this.state.layer) ?? null;
   }
 
   /** The layer that measured values share their panel with. */
   private get sharedPanel(): number | null {
     return this.layer?.id ?? null;
-  }
-
-  private get canCompare(): boolean {
-    return this.table.measured && this.layer !== null;
   }
 
   // ---- views -----------------------------------------------------------------------------------
@@ -110,20 +117,18 @@ export class Workbench {
       tileUrl: () => this.slide.tile_url,
       onTileFailed: () => this.renewTiles(),
     });
+    view.onCommand = () => (this.leader = view);
     view.onMoved = () => this.moved(view);
     view.onRest = () => this.rested();
-    view.onHover = (hover) => this.hover(hover, figure);
+    view.onHover = (hover) => showHover(hover, this.behind, this.tableOrNone, figure);
     return view;
   }
 
-  private following = false;
-
-  private moved(leader: SlideView): void {
-    if (!this.following && this.second) {
-      this.following = true;
-      const follower = leader === this.first.view ? this.second.view : this.first.view;
-      if (follower.viewer.isOpen()) follower.follow(leader);
-      this.following = false;
+  /** The view that a person moves leads; what the other does in answer moves nothing. */
+  private moved(view: SlideView): void {
+    if (view !== this.leader) return;
+    for (const pane of this.panes()) {
+      if (pane.view !== view && pane.view.viewer.isOpen()) pane.view.follow(view);
     }
     this.toolbar.update();
     this.writeLinkSoon();
@@ -155,7 +160,8 @@ export class Workbench {
   }
 
   private async setSplit(split: boolean): Promise<void> {
-    this.state.split = split && this.canCompare;
+    this.state.split = split && offers(this.table, "difference");
+    showChoices(this.state, this.slide, this.table);
     const figure = byId("view-second");
     figure.hidden = !this.state.split;
     if (this.state.split && !this.second) {
@@ -176,10 +182,9 @@ export class Workbench {
   private async useTable(table: TableInfo): Promise<void> {
     const { state } = this;
     state.table = table.id;
-    if (!this.layer) state.layer = this.layers.at(0)?.id ?? null;
+    if (!this.layer) state.layer = layersOf(table).at(0)?.id ?? null;
     if (!table.measured) state.origin = "predicted";
     else if (!this.layer) state.origin = "measured";
-    this.showChoices();
     await this.setSplit(state.split);
   }
 
@@ -199,8 +204,7 @@ export class Workbench {
       pane.shown = panes.at(index) ?? null;
     });
     this.paint();
-    this.showBadges();
-    this.showCounts();
+    this.describe();
     this.writeLinkSoon();
     document.documentElement.dataset.viewer = "ready";
   }
@@ -255,7 +259,7 @@ export class Workbench {
         colours: COLOUR_MAPS[this.colourMap],
         low: byteOf(expression, this.range.low),
         high: byteOf(expression, this.range.high),
-        hideBelow: state.hideBelow,
+        hideLowest: state.hideLowest,
         diverging: expression.origin === "difference",
       });
     }
@@ -278,14 +282,10 @@ export class Workbench {
   }
 
   private async setOrigin(origin: Origin): Promise<void> {
-    if ((origin !== "measured" && !this.layer) || (origin !== "predicted" && !this.table.measured)) {
-      return;
-    }
+    if (!offers(this.table, origin)) return;
     this.state.origin = origin;
     this.state.low = this.state.high = null;
-    this.showChoices();
-    if (this.state.split) await this.setSplit(false);
-    else await this.apply();
+    await this.setSplit(false);
   }
 
   // ---- the panel -------------------------------------------------------------------------------
@@ -324,8 +324,8 @@ export class Workbench {
       this.state.low = this.state.high = null;
       run(this.setSplit(checked));
     });
-    on<HTMLInputElement>("hide-below", "change", ({ checked }) => {
-      this.state.hideBelow = checked;
+    on<HTMLInputElement>("hide-lowest", "change", ({ checked }) => {
+      this.state.hideLowest = checked;
       this.setRange(this.range, false);
     });
     on<HTMLSelectElement>("colours", "change", ({ value }) => {
@@ -365,113 +365,30 @@ export class Workbench {
 
   private toggleSplit(): void {
     this.state.low = this.state.high = null;
-    void this.setSplit(!this.state.split)
-      .then(() => this.showChoices())
-      .catch(toastError);
+    void this.setSplit(!this.state.split).catch(toastError);
   }
 
-  /** Puts state and possibilities of the chosen table into the panel's fields. */
-  private showChoices(): void {
-    const { state, table, slide, layers } = this;
-    const rows = table.row_kind === "spot" ? "spots" : "cells";
-    byId("table-field").hidden = slide.tables.length < 2;
-    options("table", slide.tables.map((t) => [t.id, `${t.source}: ${formatNumber(t.n_rows)} ${t.row_kind}s`]), table.id);
-    byId("layer-field").hidden = layers.length === 0;
-    options("layer", layers.map((l) => [l.id, `${l.model.name}, predicted`]), state.layer ?? 0);
-    for (const radio of document.querySelectorAll<HTMLInputElement>("#origins input")) {
-      const origin = radio.value as Origin;
-      radio.disabled = (origin !== "measured" && layers.length === 0) ||
-        (origin !== "predicted" && !table.measured);
-      radio.checked = origin === state.origin;
-    }
-    byId("split-field").hidden = !this.canCompare;
-    byId<HTMLInputElement>("split").checked = state.split;
-    byId<HTMLInputElement>("gene").value = state.gene;
-    byId<HTMLInputElement>("opacity").value = String(state.opacity);
-    byId<HTMLInputElement>("hide-below").checked = state.hideBelow;
-    byId<HTMLSelectElement>("colours").value = state.colours;
-    for (const id of ["cell-size", "cell-size-label"]) byId(id).hidden = rows === "spots";
-    const genes = Math.max(table.n_genes, ...layers.map(({ n_genes }) => n_genes));
-    byId("gene-hint").textContent =
-      `${formatNumber(genes)} genes on ${formatNumber(table.n_rows)} ${rows}` +
-      (table.spot_diameter_um ? ` of ${formatNumber(table.spot_diameter_um)} µm` : "");
-  }
-
-  /** Says what the picture is: measured, predicted by which version, and how far to trust it. */
-  private showBadges(): void {
-    const { layer, behind, state } = this;
-    const badges: HTMLElement[] = [];
-    const shown = new Set(behind.map(({ origin }) => origin));
-    if (shown.has("measured")) {
-      badges.push(element("span", { class: "badge badge-measured" }, "measured"));
-    }
-    if (shown.has("predicted") && layer) {
-      const text = `predicted · ${layer.model.name}`;
-      const link = element("a", { class: "badge badge-predicted", href: `/models/${layer.model.id}/` }, text);
-      badges.push(link);
-      if (layer.exposed) {
-        badges.push(
-          element(
-            "span",
-            { class: "badge badge-warning" },
-            "⚠ This patient was in this model's training part: agreement here is optimistic",
-          ),
-        );
-      }
-    }
-    byId("badges").replaceChildren(...badges);
-    const predicted = behind.find(({ origin }) => origin === "predicted");
-    const agreement = byId("agreement");
-    agreement.hidden = !predicted || predicted.pearson === null;
-    if (predicted?.pearson !== null && predicted) {
-      agreement.textContent =
-        `Pearson, measured with predicted ${predicted.symbol} on this slide: ` +
-        formatFixed(predicted.pearson, 2);
-    }
-    this.panes().forEach(({ shown: expression }, index) => {
-      const caption = byId(index === 0 ? "view-first" : "view-second").querySelector<HTMLElement>(
-        "figcaption",
-      );
-      if (!caption) return;
-      caption.hidden = !expression;
-      if (!expression) return;
-      const text = expression.origin === "measured" ? "measured" : `${expression.origin} · ${layer?.model.name ?? ""}`;
-      const kind = expression.origin === "measured" ? "measured" : "predicted";
-      caption.replaceChildren(
-        element("span", { class: `badge badge-${kind}` }, `${state.gene}: ${text}`),
-      );
-    });
+  private describe(): void {
+    showBadges(this.behind, this.layer);
+    showCaption(byId("view-first"), this.first.shown, this.layer);
+    showCaption(byId("view-second"), this.second?.shown ?? null, this.layer);
+    this.showCounts();
   }
 
   private showCounts(): void {
-    if (this.state.table === null) return;
-    const { table, state } = this;
-    const total = formatNumber(table.n_rows);
-    const rows = table.row_kind === "spot" ? "spots" : "cells";
+    const { tableOrNone: table, state } = this;
+    const counts = byId("counts");
+    counts.hidden = !table;
+    if (!table) return;
+    const total = `${formatNumber(table.n_rows)} ${rowsName(table)}`;
     const shown = this.first.shown;
     if (!shown) {
-      byId("counts").textContent = `0 of ${total} ${rows} shown: search a gene.`;
+      counts.textContent = `0 of ${total} shown: search a gene`;
       return;
     }
-    const lowest = byteOf(shown, this.range.low);
-    const inView = this.first.view.countInView(
-      (row) => !state.hideBelow || shown.bytes[row] >= lowest,
-    );
-    byId("counts").textContent = `${formatNumber(inView)} of ${total} ${rows} shown in this view`;
-  }
-
-  private hover(hover: Hover | null, figure: HTMLElement): void {
-    const card = byId("hover-card");
-    card.hidden = !hover || this.behind.length === 0;
-    if (!hover || card.hidden) return;
-    const kind = this.table.row_kind === "spot" ? "Spot" : "Cell";
-    const lines = this.behind.map((expression) =>
-      element("div", {}, `${expression.symbol} ${expression.origin}: ${formatFixed(valueAt(expression, hover.row), 2)}`),
-    );
-    card.replaceChildren(element("strong", {}, `${kind} ${hover.row}`), ...lines);
-    const left = figure.offsetLeft + hover.left + 14;
-    card.style.left = `${Math.min(left, figure.offsetLeft + figure.offsetWidth - 190)}px`;
-    card.style.top = `${hover.top + 14}px`;
+    const lowest = state.hideLowest ? byteOf(shown, this.range.low) + 0.01 : -1;
+    const inView = this.first.view.countInView((row) => shown.bytes[row] > lowest);
+    counts.textContent = `${formatNumber(inView)} of ${total} shown in this view`;
   }
 
   // ---- the link --------------------------------------------------------------------------------
@@ -496,12 +413,4 @@ export class Workbench {
       toast(`Copy the address of this page: ${location.href}`);
     }
   }
-}
-
-function options(id: string, entries: [number, string][], chosen: number): void {
-  const select = byId<HTMLSelectElement>(id);
-  select.replaceChildren(
-    ...entries.map(([value, text]) => element("option", { value }, text)),
-  );
-  select.value = String(chosen);
 }

@@ -1,0 +1,133 @@
+/** What the side panel and the captions say about the present picture. */
+import { byId, element } from "../shared/dom";
+import { formatFixed, formatNumber } from "../shared/format";
+import { valueAt, type Expression, type Origin } from "./expression";
+import type { ViewState } from "./permalink";
+import type { Hover } from "./slideView";
+import type { LayerInfo, SlideInfo, TableInfo } from "./types";
+
+const HOVER_CARD_PX = 190;
+const HOVER_OFFSET_PX = 14;
+
+export function rowsName(table: TableInfo, count = 2): string {
+  return count === 1 ? table.row_kind : `${table.row_kind}s`;
+}
+
+/** Expression layers of a table. */
+export function layersOf(table: TableInfo): LayerInfo[] {
+  return table.layers.filter(({ kind }) => kind === "expression");
+}
+
+/** Whether the table's rows have values of this origin at all. */
+export function offers(table: TableInfo, origin: Origin): boolean {
+  const predicted = layersOf(table).length > 0;
+  if (origin === "measured") return table.measured;
+  return origin === "predicted" ? predicted : predicted && table.measured;
+}
+
+/** Puts the state, and what is possible in the chosen table, into the panel's fields. */
+export function showChoices(state: ViewState, slide: SlideInfo, table: TableInfo): void {
+  const layers = layersOf(table);
+  byId("table-field").hidden = slide.tables.length < 2;
+  setOptions(
+    "table",
+    slide.tables.map((t) => [t.id, `${t.source}: ${formatNumber(t.n_rows)} ${rowsName(t)}`]),
+    table.id,
+  );
+  byId("layer-field").hidden = layers.length === 0;
+  setOptions(
+    "layer",
+    layers.map(({ id, model }) => [id, model.name]),
+    state.layer ?? 0,
+  );
+  for (const radio of document.querySelectorAll<HTMLInputElement>("#origins input")) {
+    const origin = radio.value as Origin;
+    radio.disabled = !offers(table, origin);
+    radio.checked = !state.split && origin === state.origin;
+  }
+  byId("split-field").hidden = !offers(table, "difference");
+  byId<HTMLInputElement>("split").checked = state.split;
+  byId<HTMLInputElement>("gene").value = state.gene;
+  byId<HTMLInputElement>("opacity").value = String(state.opacity);
+  byId<HTMLInputElement>("hide-lowest").checked = state.hideLowest;
+  byId<HTMLSelectElement>("colours").value = state.colours;
+  for (const id of ["cell-size", "cell-size-label"]) byId(id).hidden = table.row_kind === "spot";
+  const genes = Math.max(table.n_genes, ...layers.map(({ n_genes }) => n_genes));
+  byId("gene-hint").textContent =
+    `${formatNumber(genes)} genes on ${formatNumber(table.n_rows)} ${rowsName(table)}` +
+    (table.spot_diameter_um ? ` of ${formatNumber(table.spot_diameter_um)} µm` : "");
+}
+
+function setOptions(id: string, entries: [number, string][], chosen: number): void {
+  const select = byId<HTMLSelectElement>(id);
+  select.replaceChildren(...entries.map(([value, text]) => element("option", { value }, text)));
+  select.value = String(chosen);
+}
+
+/** Says what the picture is: measured, predicted by which version, and how far to trust it. */
+export function showBadges(behind: Expression[], layer: LayerInfo | null): void {
+  const badges: HTMLElement[] = [];
+  const has = (origin: Origin): boolean => behind.some((expression) => expression.origin === origin);
+  if (has("measured")) {
+    badges.push(element("span", { class: "badge badge-measured" }, "measured"));
+  }
+  if (has("predicted") && layer) {
+    const href = `/models/${layer.model.id}/`;
+    const text = `predicted · ${layer.model.name}`;
+    badges.push(element("a", { class: "badge badge-predicted", href }, text));
+    if (layer.exposed) {
+      const warning = "⚠ This patient was in the model's training part";
+      badges.push(element("span", { class: "badge badge-warning" }, warning));
+    }
+  }
+  byId("badges").replaceChildren(...badges);
+  const pearson = behind.find(({ origin }) => origin === "predicted")?.pearson ?? null;
+  const agreement = byId("agreement");
+  agreement.hidden = pearson === null;
+  if (pearson !== null) {
+    agreement.textContent = `Pearson, predicted with measured: ${formatFixed(pearson, 2)}`;
+  }
+}
+
+/** The badge in a view's corner: which gene, and whether it was measured or predicted. */
+export function showCaption(
+  figure: HTMLElement,
+  shown: Expression | null,
+  layer: LayerInfo | null,
+): void {
+  const caption = figure.querySelector<HTMLElement>("figcaption");
+  if (!caption) return;
+  caption.hidden = !shown;
+  if (!shown) return;
+  const model = layer?.model.name ?? "";
+  const [kind, text] = {
+    measured: ["measured", "measured"],
+    predicted: ["predicted", `predicted · ${model}`],
+    difference: ["predicted", `predicted − measured · ${model}`],
+  }[shown.origin];
+  caption.replaceChildren(
+    element("span", { class: `badge badge-${kind}` }, `${shown.symbol}: ${text}`),
+  );
+}
+
+/** The row under the pointer and its values, beside the pointer. */
+export function showHover(
+  hover: Hover | null,
+  behind: Expression[],
+  table: TableInfo | undefined,
+  figure: HTMLElement,
+): void {
+  const card = byId("hover-card");
+  card.hidden = !hover || !table || behind.length === 0;
+  if (!hover || !table || card.hidden) return;
+  const name = rowsName(table, 1);
+  const lines = behind.map((expression) => {
+    const value = formatFixed(valueAt(expression, hover.row), 2);
+    return element("div", {}, `${expression.symbol} ${expression.origin}: ${value}`);
+  });
+  const title = `${name[0].toUpperCase()}${name.slice(1)} ${hover.row}`;
+  card.replaceChildren(element("strong", {}, title), ...lines);
+  const right = figure.offsetLeft + figure.offsetWidth - HOVER_CARD_PX;
+  card.style.left = `${Math.min(figure.offsetLeft + hover.left + HOVER_OFFSET_PX, right)}px`;
+  card.style.top = `${hover.top + HOVER_OFFSET_PX}px`;
+}
