@@ -1,4 +1,4 @@
-"""`python -m tests.bench [--only NAME]`: measures, prints a table with the targets, writes bench.json."""
+"""`python -m tests.bench [--only NAME]`: measures, prints a table, writes bench.json."""
 
 from __future__ import annotations
 

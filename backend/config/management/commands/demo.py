@@ -1,4 +1,4 @@
-"""`manage.py demo`: the whole application on the synthetic study, from nothing or from where it was.
+"""`manage.py demo`: the whole application on the synthetic study, from wherever it stands.
 
 Every step asks what is there already, so a second run starts in seconds and loses nothing. The
 jobs are ordinary jobs of the ordinary workers; this command only asks for them and looks on.
@@ -113,7 +113,7 @@ class Command(BaseCommand):
         return study.model_versions.get(status=ModelVersion.Status.PROMOTED)
 
     def _predicted(self, admin: User, study: Study, model: ModelVersion) -> None:
-        """On every slide that the model has not predicted yet, held-out and never measured alike."""
+        """On every slide that the model has not predicted yet, measured or not."""
         done = study.slides.filter(cell_tables__layers__model_artifact=model.artifact)
         codes = list(study.slides.exclude(pk__in=done).values_list("code", flat=True))
         if codes:
