@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from django.contrib import admin
+from django.contrib.auth.decorators import login_required
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
@@ -23,6 +24,6 @@ urlpatterns = [
     *_includes("", "urls"),
     *_includes("api/v1/", "api_urls"),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
-    path("api/docs/", SpectacularSwaggerSplitView.as_view(), name="api-docs"),
+    path("api/docs/", login_required(SpectacularSwaggerSplitView.as_view()), name="api-docs"),
     path("admin/", admin.site.urls),
 ]

@@ -134,7 +134,15 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "PAST workbench",
     "VERSION": "1",
     "DESCRIPTION": "Research use only – not for diagnosis or treatment.",
+    "OAS_VERSION": "3.1.1",  # in which a value may be null, as pydantic says it
     "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "ENUM_NAME_OVERRIDES": {
+        "JobStatus": "backend.jobs.models.Job.Status",
+        "ModelStatus": "backend.registry.models.ModelVersion.Status",
+        "RowKind": "backend.cells.models.CellTable.RowKind",
+        "RowKindValue": [("cell", "cell"), ("spot", "spot")],
+    },
 }
