@@ -17,6 +17,7 @@ from backend.jobs.services import local
 from backend.slides import selectors
 from backend.slides.tokens import MAX_AGE_S, read_token
 from backend.studies.selectors import page_context, study_for
+from ml.errors import InputError
 from ml.io.slides import open_slide
 
 _CACHE = f"private, max-age={MAX_AGE_S}, immutable"
@@ -35,14 +36,12 @@ def viewer(request: HttpRequest, slide_id: int) -> HttpResponse:
 @login_not_required
 @require_safe
 def tile(request: HttpRequest, token: str, z: int, x: int, y: int) -> HttpResponse:
-    """JPEG tile (large-image's z/x/y). 403: token bad or expired; 404: no such tile."""
+    """JPEG tile (large-image's z/x/y). 403: token bad or expired; 404: no such tile or file."""
     try:
-        path = _file_of(token)
+        jpeg = open_slide(_file_of(token)).tile(z, x, y)
     except BadSignature as error:
         return HttpResponseForbidden(str(error))
-    try:
-        jpeg = open_slide(path).tile(z, x, y)
-    except IndexError as error:
+    except (IndexError, InputError) as error:
         raise Http404("No such tile.") from error
     return HttpResponse(jpeg, content_type="image/jpeg", headers={"Cache-Control": _CACHE})
 
@@ -54,6 +53,8 @@ def thumbnail(request: HttpRequest, token: str) -> HttpResponseBase:
         file = _file_of(token).open("rb")
     except BadSignature as error:
         return HttpResponseForbidden(str(error))
+    except InputError as error:
+        raise Http404("No such slide.") from error
     return FileResponse(file, content_type="image/jpeg", headers={"Cache-Control": _CACHE})
 
 

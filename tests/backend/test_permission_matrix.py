@@ -1,0 +1,155 @@
+"""Each role on each endpoint of studies, slides, cells and registry, from the permission table.
+
+A member of another study finds nothing (404); a role without the action is refused (403); an
+address that no line here names fails the last test.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from backend.accounts.permissions import PERMISSIONS, Action, Role
+from tests.backend.rows import add_layer, add_model, add_slide, add_table
+
+APPS = ("studies", "slides", "cells", "registry")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An address with {placeholders} of `Things`, and the action that opens it."""
+
+    name: str
+    path: str
+    action: Action
+    method: str = "get"
+    body: dict | None = None
+    ok: int = 200
+
+
+ENDPOINTS = [
+    Endpoint("api-study", "/api/v1/studies/{slug}/", Action.STUDY_VIEW),
+    Endpoint("api-patients", "/api/v1/studies/{slug}/patients/", Action.STUDY_VIEW),
+    Endpoint("api-slides", "/api/v1/studies/{slug}/slides/", Action.SLIDE_VIEW),
+    Endpoint("api-study-genes", "/api/v1/studies/{slug}/genes/", Action.CELLS_VIEW),
+    Endpoint("api-slide", "/api/v1/slides/{slide}/", Action.SLIDE_VIEW),
+    Endpoint("api-coordinates", "/api/v1/cell-tables/{table}/coordinates/", Action.CELLS_VIEW),
+    Endpoint("api-table-genes", "/api/v1/cell-tables/{table}/genes/", Action.CELLS_VIEW),
+    Endpoint(
+        "api-measured-expression",
+        "/api/v1/cell-tables/{table}/expression/ERBB2/",
+        Action.CELLS_VIEW,
+    ),
+    Endpoint(
+        "api-predicted-expression", "/api/v1/layers/{layer}/expression/ERBB2/", Action.CELLS_VIEW
+    ),
+    Endpoint("api-models", "/api/v1/studies/{slug}/models/", Action.MODEL_VIEW),
+    Endpoint("api-model", "/api/v1/models/{model}/", Action.MODEL_VIEW),
+    Endpoint(
+        "api-evaluation-genes",
+        "/api/v1/models/{model}/evaluations/{evaluation}/genes/",
+        Action.MODEL_VIEW,
+    ),
+    Endpoint(
+        "api-promote",
+        "/api/v1/models/{model}/promote/",
+        Action.MODEL_PROMOTE,
+        "post",
+        {"reason": "better"},
+    ),
+    Endpoint(
+        "api-train", "/api/v1/studies/{slug}/train/", Action.MODEL_TRAIN, "post", {"epochs": 1}, 202
+    ),
+    Endpoint(
+        "api-predict",
+        "/api/v1/studies/{slug}/predict/",
+        Action.PREDICT_RUN,
+        "post",
+        {"model": "{model}", "slides": ["S1"]},
+        202,
+    ),
+]
+PAGES = [
+    Endpoint("study", "/studies/{slug}/", Action.STUDY_VIEW),
+    Endpoint("cohort", "/studies/{slug}/cohort/", Action.STUDY_VIEW),
+    Endpoint("slide", "/slides/{slide}/", Action.SLIDE_VIEW),
+    Endpoint("train", "/studies/{slug}/train/", Action.MODEL_TRAIN),
+    Endpoint("models", "/studies/{slug}/models/", Action.MODEL_VIEW),
+    Endpoint("model", "/models/{model}/", Action.MODEL_VIEW),
+]
+# Not of one study: each has tests of its own.
+OF_NO_STUDY = {"api-studies", "api-import", "home", "import", "tile", "thumbnail"}
+
+
+@pytest.fixture
+def things(object_store, study):
+    table = add_table(add_slide(study))
+    model = add_model(study, {table: "train"})
+    layer = add_layer(table, model, np.ones((40, 4)))
+    return {
+        "slug": study.slug,
+        "slide": table.slide_id,
+        "table": table.pk,
+        "layer": layer.pk,
+        "model": model.pk,
+        "evaluation": model.evaluations.get().pk,
+    }
+
+
+def ask(client, endpoint, things):
+    path = endpoint.path.format(**things)
+    if endpoint.method == "get":
+        return client.get(path)
+    body = {
+        key: things["model"] if value == "{model}" else value
+        for key, value in (endpoint.body or {}).items()
+    }
+    return client.post(path, body, content_type="application/json")
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS + PAGES, ids=lambda e: e.name)
+@pytest.mark.parametrize("role", Role)
+def test_role(endpoint, role, things, make_user, client):
+    client.force_login(make_user(role))
+    allowed = role in PERMISSIONS[endpoint.action]
+    assert ask(client, endpoint, things).status_code == (endpoint.ok if allowed else 403)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS + PAGES, ids=lambda e: e.name)
+def test_admins_of_another_study_find_nothing(endpoint, things, make_user, make_study, client):
+    client.force_login(make_user("admin", make_study(), is_staff=True))
+    assert ask(client, endpoint, things).status_code == 404
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS + PAGES, ids=lambda e: e.name)
+def test_superusers_are_admins_everywhere(endpoint, things, make_user, client):
+    client.force_login(make_user(is_superuser=True))
+    assert ask(client, endpoint, things).status_code == endpoint.ok
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda e: e.name)
+def test_the_api_is_closed_to_who_is_not_signed_in(endpoint, things, client):
+    response = ask(client, endpoint, things)
+    assert response.status_code == 403
+    assert response["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("endpoint", PAGES, ids=lambda e: e.name)
+def test_pages_send_to_the_login_who_is_not_signed_in(endpoint, things, client):
+    response = ask(client, endpoint, things)
+    assert response.status_code == 302 and response["Location"].startswith("/accounts/login/")
+
+
+def test_every_address_is_in_the_matrix():
+    named = {endpoint.name for endpoint in ENDPOINTS + PAGES} | OF_NO_STUDY
+    there = {
+        pattern.name
+        for app in APPS
+        for module in ("urls", "api_urls")
+        if importlib.util.find_spec(f"backend.{app}.{module}")
+        for pattern in importlib.import_module(f"backend.{app}.{module}").urlpatterns
+    }
+    assert there == named
