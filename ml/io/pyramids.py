@@ -1,4 +1,4 @@
-"""Flat images (JPEG, PNG) and how they, or any TIFF, become tiled pyramids; by libvips."""
+"""Plain images (JPEG, PNG) and how they, or any TIFF, become tiled pyramids; by libvips."""
 
 from __future__ import annotations
 
@@ -17,19 +17,9 @@ _QUALITY = 88
 _TILE = 256
 
 
-def is_flat(path: Path) -> bool:
-    """Whether this is a plain image (JPEG, PNG), which must become a pyramid to be served."""
+def is_plain(path: Path) -> bool:
+    """Whether this is a JPEG or PNG. Its resolution tag is the dpi of a camera or printer."""
     return path.suffix.lower() in {".jpg", ".jpeg", ".png"}
-
-
-def flat_size(path: Path) -> tuple[int, int]:
-    """(width, height) of a flat image in pixels, from its header.
-
-    Raises:
-        InputError: ``slide.unreadable``.
-    """
-    image = _vips_image(path)
-    return image.width, image.height
 
 
 def write_pyramid(
@@ -42,7 +32,7 @@ def write_pyramid(
     is kept.
 
     Args:
-        source: a flat image, a TIFF, or an (h, w, 3) uint8 array.
+        source: a plain image, a TIFF, or an (h, w, 3) uint8 array.
         out: the file to write; it appears when it is complete.
 
     Raises:
@@ -97,8 +87,8 @@ def _vips_image(source: Path | NDArray[np.uint8]) -> Any:
     return image.colourspace("srgb")
 
 
-def decode_flat(path: Path) -> None:
-    """Decodes a flat image to its last line.
+def decode_whole(path: Path) -> None:
+    """Decodes an image to its last line.
 
     Raises:
         InputError: ``slide.unreadable`` or ``slide.truncated``.

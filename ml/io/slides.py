@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import large_image
+import large_image_source_vips  # type: ignore[import-untyped]
 import numpy as np
 from large_image.exceptions import TileSourceError
 from numpy.typing import NDArray
 from PIL import Image
 
 from ml.errors import InputError
-from ml.io.pyramids import decode_flat, flat_size, is_flat
+from ml.io.pyramids import decode_whole, is_plain
 from ml.io.pyramids import write_pyramid as write_pyramid
-from ml.io.tiffs import is_tiff, tiff_structure, unreadable
+from ml.io.tiffs import TiffStructure, is_tiff, tiff_structure, unreadable
 
 Pixels = NDArray[np.uint8]
 
@@ -33,10 +34,9 @@ _JPEG_420 = 2
 MPP_RANGE = (0.05, 20.0)
 
 # Tiles and open files are cached inside each process, and bounded whatever the machine's memory:
-# several web workers share it. At most 512 tiles (22 KB as JPEG, 197 KB as pixels) and 32 slides.
+# several web workers share it. At most 512 tiles (22 KB as JPEG, 197 KB as pixels).
 large_image.config.setConfig("cache_backend", "python")
 large_image.config.setConfig("cache_tileCache_maximum", 512)
-large_image.config.setConfig("cache_tilesource_maximum", 32)
 # Pixels as stored: models and viewers see the same values, and a stored JPEG tile can be passed on
 # without decoding it.
 large_image.config.setConfig("icc_correction", False)
@@ -213,7 +213,7 @@ class SlideReader:
 
 
 def open_slide(path: Path, mpp: float | None = None) -> SlideReader:
-    """Opens a slide; opening the same file again in this process costs nothing.
+    """Opens a slide; opening it again in this process costs nothing (slides never change).
 
     Args:
         path: a file in any format large-image reads.
@@ -229,28 +229,27 @@ def open_slide(path: Path, mpp: float | None = None) -> SlideReader:
             f"{mpp} microns per pixel is not a slide's resolution.",
             f"Give a number between {MPP_RANGE[0]} and {MPP_RANGE[1]}.",
         )
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise unreadable(path, f"cannot be opened ({error.strerror}).") from error
-    return _open(path, mpp, stat.st_mtime_ns, stat.st_size)
+    return _open(path, mpp)
 
 
 @functools.lru_cache(maxsize=32)
-def _open(path: Path, mpp: float | None, _mtime: int, _size: int) -> SlideReader:
-    description = tiff_structure(path).main.description if is_tiff(path) else ""
+def _open(path: Path, mpp: float | None) -> SlideReader:
+    structure = tiff_structure(path) if is_tiff(path) else None
     try:
-        source = large_image.open(
-            str(path), encoding="JPEG", jpegQuality=JPEG_QUALITY, jpegSubsampling=_JPEG_420
-        )
-    except TileSourceError as error:
+        source = _source(path, structure)
+    except (TileSourceError, OSError) as error:
         raise unreadable(path, "is not a slide image that can be read.") from error
     metadata = source.getMetadata()
     if metadata["tileWidth"] != metadata["tileHeight"]:
         raise unreadable(
             path, f"has oblong tiles ({metadata['tileWidth']}×{metadata['tileHeight']})."
         )
-    value, said_by = (mpp, "given") if mpp is not None else _own_mpp(source, description)
+    if mpp is not None:
+        value, said_by = mpp, "given"
+    elif is_plain(path):
+        value, said_by = None, ""
+    else:
+        value, said_by = _own_mpp(source, structure.main.description if structure else "")
     info = SlideInfo(
         width=metadata["sizeX"],
         height=metadata["sizeY"],
@@ -263,17 +262,26 @@ def _open(path: Path, mpp: float | None, _mtime: int, _size: int) -> SlideReader
     return SlideReader(path, source, info)
 
 
+def _source(path: Path, structure: TiffStructure | None) -> Any:
+    # Images without square tiles of their own are cut into tiles by libvips. Readers are cached
+    # here, not by large-image, whose cache does not see what this one holds.
+    options = {"encoding": "JPEG", "jpegQuality": JPEG_QUALITY, "jpegSubsampling": _JPEG_420}
+    if is_plain(path) or (structure and not structure.main.is_tiled):
+        return large_image_source_vips.open(str(path), noCache=True, **options)
+    return large_image.open(str(path), noCache=True, **options)
+
+
 def verify_slide(path: Path) -> None:
     """Reads enough of a slide to know that it is whole; done once, when a slide is taken in.
 
     TIFF files (SVS, OME-TIFF) are checked for tiles beyond the end of the file, and tiles spread
-    over the level-0 image are decoded. Flat images (JPEG, PNG) are decoded to their last line.
+    over the level-0 image are decoded. Images without tiles (JPEG, PNG) are decoded to the end.
 
     Raises:
         InputError: ``slide.unreadable`` or ``slide.truncated``.
     """
-    if is_flat(path):
-        decode_flat(path)
+    if is_plain(path) or (is_tiff(path) and not tiff_structure(path).main.is_tiled):
+        decode_whole(path)
         return
     reader = open_slide(path)
     info = reader.info
@@ -285,26 +293,13 @@ def verify_slide(path: Path) -> None:
 
 def slide_size(path: Path) -> tuple[int, int]:
     """(width, height) in level-0 pixels."""
-    if is_flat(path):
-        return flat_size(path)
     info = open_slide(path).info
     return info.width, info.height
 
 
-def stated_mpp(path: Path) -> tuple[float | None, str]:
-    """(µm per pixel, who says so) as the file itself states it; (None, "") where it does not.
-
-    A plain image's resolution tag is the dpi of a printer or camera, so it states nothing.
-    """
-    if is_flat(path):
-        return None, ""
-    info = open_slide(path).info
-    return info.mpp, info.mpp_source
-
-
 def needs_pyramid(path: Path) -> bool:
     """Whether the slide must be rewritten to be served tile by tile at every magnification."""
-    return is_flat(path) or (is_tiff(path) and not tiff_structure(path).is_pyramid)
+    return is_plain(path) or (is_tiff(path) and not tiff_structure(path).is_pyramid)
 
 
 def _own_mpp(source: Any, description: str) -> tuple[float | None, str]:

@@ -44,6 +44,11 @@ class TiffImage:
     samples: int
     description: str
 
+    @property
+    def is_tiled(self) -> bool:
+        """Whether it is cut into square tiles."""
+        return self.tile[0] == self.tile[1] > 0
+
 
 @dataclass(frozen=True)
 class TiffStructure:
@@ -57,7 +62,6 @@ class TiffStructure:
     def is_pyramid(self) -> bool:
         """Whether tiles of every magnification can be read without reading far more than them."""
         main = self.main
-        tile_width, tile_height = main.tile
         levels = [
             image
             for image in self.images
@@ -65,8 +69,8 @@ class TiffStructure:
                                                / main.width - 1) < 0.02
         ]  # fmt: skip
         return (
-            tile_width == tile_height
-            and 128 <= tile_width <= 1024
+            main.is_tiled
+            and 128 <= main.tile[0] <= 1024
             and (main.bits, main.samples) == (8, 3)
             and min(max(i.width, i.height) for i in levels) <= _LARGEST_LOWEST_LEVEL
         )

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ml.errors import InputError
 from ml.io.celltable import ROW_KINDS
-from ml.io.slides import MPP_RANGE, slide_size, stated_mpp, verify_slide
+from ml.io.slides import MPP_RANGE, open_slide, slide_size, verify_slide
 from ml.io.study.cells import check_shared_genes, read_cells
 from ml.io.study.content import (
     Outcome,
@@ -242,16 +242,16 @@ def _slide_entry(
 def _resolution(row: Row, path: Path) -> tuple[float, str]:
     """Checks the image file; the mpp that the row gives, else the file's own."""
     _located(row, path, lambda: verify_slide(path))
+    info = _located(row, path, lambda: open_slide(path).info)
     given = row.number_or_none("mpp")
     if given is None:
-        found, found_source = _located(row, path, lambda: stated_mpp(path))
-        if found is None:
+        if info.mpp is None:
             raise row.error(
                 "slide.no_mpp",
                 f"{path.name} does not say its resolution (microns per pixel).",
                 "Fill in mpp, e.g. 0.25 for a 40× and 0.5 for a 20× scan.",
             )
-        return found, found_source
+        return info.mpp, info.mpp_source
     if not MPP_RANGE[0] <= given <= MPP_RANGE[1]:
         raise row.error(
             "slide.bad_mpp",
