@@ -1,0 +1,170 @@
+"""Agreement of predicted with measured expression, gene by gene."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+Floats = NDArray[np.float64]
+
+
+def pearson(x: NDArray[Any], y: NDArray[Any]) -> Floats:
+    """Pearson correlation of each column.
+
+    Args:
+        x, y: (rows, genes).
+
+    Returns:
+        (genes,) float64; 0 where either column is constant, since a constant predicts no order.
+    """
+    a = x - x.mean(0, dtype=np.float64)
+    b = y - y.mean(0, dtype=np.float64)
+    # Deviations this small against the values are rounding, not variation.
+    floor_a = 1e-6 * np.abs(x).max(0, initial=0) + 1e-12
+    floor_b = 1e-6 * np.abs(y).max(0, initial=0) + 1e-12
+    norm_a, norm_b = np.sqrt((a * a).mean(0)), np.sqrt((b * b).mean(0))
+    fine = (norm_a > floor_a) & (norm_b > floor_b)
+    covariance = (a * b).mean(0)
+    out = np.zeros(x.shape[1])
+    out[fine] = covariance[fine] / (norm_a[fine] * norm_b[fine])
+    return np.clip(out, -1.0, 1.0)
+
+
+def spearman(x: NDArray[Any], y: NDArray[Any]) -> Floats:
+    """Spearman correlation of each column (rows, genes) → (genes,); 0 for constant columns."""
+    return pearson(rankdata(x, axis=0), rankdata(y, axis=0))
+
+
+def within_groups(
+    x: NDArray[Any], y: NDArray[Any], groups: NDArray[Any], *, ranks: bool = False
+) -> Floats:
+    """Correlation of each gene within each group (slide), averaged over the groups.
+
+    Differences between slides (stain, tumour content) do not count, only where on a slide a gene
+    is high. Groups of fewer than 10 rows say nothing and are left out.
+
+    Returns:
+        (genes,) float64.
+    """
+    measure = spearman if ranks else pearson
+    per_group = [
+        measure(x[groups == g], y[groups == g])
+        for g in np.unique(groups)
+        if np.count_nonzero(groups == g) >= 10
+    ]
+    return np.mean(per_group, axis=0) if per_group else np.zeros(x.shape[1])
+
+
+def split_half_ceiling(
+    counts: NDArray[Any], totals: Floats, groups: NDArray[Any], seed: int, splits: int = 5
+) -> Floats:
+    """Highest correlation that a noiseless predictor could reach, from splitting the counts.
+
+    Each count is split by a fair binomial into halves, each half is scaled by its own share of the
+    total; Spearman and Brown's formula takes the halves' correlation r to the reliability
+    2r / (1 + r) of the whole, and a predictor that knew the truth would correlate with its root.
+
+    Args:
+        counts: (rows, genes) integers.
+        totals: (rows,) counts that the rows are scaled by.
+        groups: (rows,) slide of each row.
+
+    Returns:
+        (genes,) float64 in 0..1.
+    """
+    rng = np.random.default_rng(seed)
+    half_total = np.maximum(totals / 2, 0.5)[:, None]
+    agreement = np.zeros(counts.shape[1])
+    for _ in range(splits):
+        first = rng.binomial(counts.astype(np.int64), 0.5)
+        halves = [np.log1p(part * 1e4 / half_total) for part in (first, counts - first)]
+        agreement += within_groups(halves[0], halves[1], groups) / splits
+    agreement = np.clip(agreement, 0.0, 1.0)
+    return np.sqrt(2 * agreement / (1 + agreement))
+
+
+def blocks(xy_um: NDArray[Any], side_um: float) -> NDArray[np.int64]:
+    """Number of the square block of the given side that each row lies in (0..k-1)."""
+    cell = np.floor((xy_um - xy_um.min(0)) / side_um).astype(np.int64)
+    _, number = np.unique(cell, axis=0, return_inverse=True)
+    return number.ravel()
+
+
+def _moments(x: Floats, y: Floats, block: NDArray[np.int64]) -> Floats:
+    """Sums over each block of 1, x, y, x², y², xy: (6, blocks, genes)."""
+    count = int(block.max()) + 1
+    sums = np.zeros((6, count, x.shape[1]))
+    for i, term in enumerate((np.ones_like(x), x, y, x * x, y * y, x * y)):
+        np.add.at(sums[i], block, term)
+    return sums
+
+
+def _pearson_of_moments(sums: Floats) -> Floats:
+    n, sx, sy, sxx, syy, sxy = sums
+    vx, vy = sxx - sx * sx / n, syy - sy * sy / n
+    fine = (vx > 1e-9 * np.maximum(sxx, 1e-12)) & (vy > 1e-9 * np.maximum(syy, 1e-12))
+    return np.where(fine, (sxy - sx * sy / n) / np.sqrt(np.where(fine, vx * vy, 1.0)), 0.0)
+
+
+def paired_difference(
+    measured: Floats,
+    first: Floats,
+    second: Floats,
+    groups: NDArray[Any],
+    block: NDArray[np.int64],
+    *,
+    seed: int,
+    resamples: int = 1000,
+) -> tuple[float, float, float]:
+    """Median over genes of the Pearson of `first` minus that of `second`, with a 95 % interval.
+
+    The interval resamples spatial blocks within each slide, the same blocks for both predictors:
+    neighbouring rows are alike, so rows are no independent sample.
+
+    Args:
+        measured, first, second: (rows, genes).
+        groups: (rows,) slide of each row.
+        block: (rows,) spatial block of each row within its slide.
+
+    Returns:
+        difference of the medians, and the 2.5 and 97.5 % quantiles over the resamples.
+    """
+    parts = []
+    for group in np.unique(groups):
+        rows = groups == group
+        _, local = np.unique(block[rows], return_inverse=True)
+        centre = measured[rows].mean(0)
+        parts.append(
+            [
+                _moments(x[rows] - x[rows].mean(0), measured[rows] - centre, local.ravel())
+                for x in (first, second)
+            ]
+        )
+
+    def difference(weights: list[Floats]) -> float:
+        medians = []
+        for which in (0, 1):
+            per_slide = [
+                _pearson_of_moments(np.einsum("b,sbg->sg", w, part[which]))
+                for w, part in zip(weights, parts, strict=True)
+            ]
+            medians.append(float(np.median(np.mean(per_slide, axis=0))))
+        return medians[0] - medians[1]
+
+    rng = np.random.default_rng(seed)
+    sizes = [part[0].shape[1] for part in parts]
+    draws = [
+        difference([rng.multinomial(n, np.full(n, 1 / n)).astype(float) for n in sizes])
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return difference([np.ones(n) for n in sizes]), float(low), float(high)
+
+
+def summary(pcc: Floats) -> dict[str, float]:
+    """Median and quartiles of per-gene correlations, as metric entries."""
+    q1, median, q3 = np.quantile(pcc, [0.25, 0.5, 0.75]) if len(pcc) else (0.0, 0.0, 0.0)
+    return {"pcc_median": float(median), "pcc_q1": float(q1), "pcc_q3": float(q3)}

@@ -1,0 +1,71 @@
+"""Checkpoints: ``model.safetensors`` and ``config.json`` in a folder. Never pickles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ml.errors import InputError
+from ml.models.config import ModelConfig
+from ml.models.past import PAST
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(data, indent=1, allow_nan=False))
+    temporary.replace(path)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write safetensors in the same all-or-nothing way."""
+    temporary = path.with_name(path.name + ".part")
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+    temporary.replace(path)
+
+
+def save(model: PAST, folder: Path) -> None:
+    """Write a model; the config comes last, so a folder with a config is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / WEIGHTS, model.state_dict())
+    write_json(folder / CONFIG, model.config.as_dict())
+
+
+def load(folder: Path, device: torch.device | None = None) -> PAST:
+    """Read a model in eval mode.
+
+    Raises:
+        InputError: ``model.missing``, ``model.config`` or ``model.weights`` when the folder is no
+            model, its config cannot be read, or weights and config do not belong together.
+    """
+    for name in (WEIGHTS, CONFIG):
+        if not (folder / name).is_file():
+            raise InputError(
+                "model.missing", str(folder), f"It holds no {name}, so it is no model.",
+                "Give the folder that training wrote.",
+            )
+    try:
+        config = ModelConfig.from_dict(json.loads((folder / CONFIG).read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "model.config", str(folder / CONFIG), f"It cannot be read as a model ({error!r}).",
+            "Restore the file that training wrote beside the weights.",
+        ) from error
+    model = PAST(config)
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(
+            "model.weights", str(folder / WEIGHTS),
+            f"The weights do not fit the config ({str(error).splitlines()[0]}).",
+            "Restore both files from the same training.",
+        ) from error
+    return model.to(device or torch.device("cpu")).eval()

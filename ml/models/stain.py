@@ -1,0 +1,74 @@
+"""Colour, stain and texture maps of H&E.
+
+Haematoxylin, eosin and residual are optical densities separated with the stain vectors of
+Ruifrok and Johnston (Anal Quant Cytol Histol 2001;23:291).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_STAINS = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+_UNMIX = torch.linalg.inv(_STAINS / _STAINS.norm(dim=1, keepdim=True))
+
+STRIDE = 2
+# A pixel of these optical densities is taken for tissue, or for a nucleus, in the share features.
+TISSUE_DENSITY = 0.15
+NUCLEAR_DENSITY = 0.35
+
+_MEANS = ("red", "green", "blue", "haematoxylin", "eosin", "residual", "edges", "grain")
+_SHARES = ("saturation", "tissue", "nuclear")
+FEATURES = (
+    *(f"{name}_mean" for name in _MEANS),
+    *(f"{name}_sd" for name in _MEANS),
+    *_SHARES,
+)
+N_MAPS = 2 * len(_MEANS) + len(_SHARES)
+
+
+def densities(image: Tensor) -> Tensor:
+    """Haematoxylin, eosin and residual density.
+
+    Args:
+        image: (..., 3, H, W) with values 0..255.
+
+    Returns:
+        (..., 3, H, W) float32 optical densities (natural logarithm).
+    """
+    density = -torch.log((image.float() + 1.0) / 256.0)
+    return torch.einsum("...chw,cs->...shw", density, _UNMIX.to(image.device))
+
+
+def stain_maps(image: Tensor) -> Tensor:
+    """Maps whose window means give `FEATURES` through `features_of_means`.
+
+    Args:
+        image: (3, H, W) with values 0..255.
+
+    Returns:
+        (N_MAPS, H / 2, W / 2) float32: values, their squares, then shares; averaged over 2×2
+        pixels so that window means are those at full resolution.
+    """
+    colour = image.float() / 255.0
+    grey = colour.mean(0, keepdim=True)
+    smooth = functional.avg_pool2d(grey[None], 5, 1, 2, count_include_pad=False)[0]
+    dx = functional.pad(grey[..., 1:] - grey[..., :-1], (0, 1, 0, 0))
+    dy = functional.pad(grey[..., 1:, :] - grey[..., :-1, :], (0, 0, 0, 1))
+    stains = densities(image)
+    edges = (dx.square() + dy.square()).sqrt()
+    values = torch.cat([colour, stains, edges, (grey - smooth).abs()])
+    saturation = colour.amax(0) - colour.amin(0)
+    tissue = (-torch.log(grey[0] + 1 / 256) > TISSUE_DENSITY).float()
+    nuclear = (stains[0] > NUCLEAR_DENSITY).float()
+    maps = torch.cat([values, values.square(), torch.stack([saturation, tissue, nuclear])])
+    return functional.avg_pool2d(maps[None], STRIDE)[0]
+
+
+def features_of_means(means: Tensor) -> Tensor:
+    """Window means of `stain_maps` (n, N_MAPS) → features (n, len(FEATURES))."""
+    count = len(_MEANS)
+    mean, square, shares = means[:, :count], means[:, count : 2 * count], means[:, 2 * count :]
+    deviation = (square - mean.square()).clamp_min(0).sqrt()
+    return torch.cat([mean, deviation, shares], dim=1)

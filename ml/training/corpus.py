@@ -1,0 +1,225 @@
+"""Rows to train and to evaluate on: image inputs, neighbours and counts of some sections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+from scipy.spatial import cKDTree
+
+from ml.models.config import ModelConfig
+from ml.models.past import PAST, CellBatch, ImageBatch
+from ml.tokens.rank import rank_tokens
+
+Rows = NDArray[np.int64]
+CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Section:
+    """One measured section with its image inputs.
+
+    Attributes:
+        code: slide code.
+        patient: patient code.
+        part: ``train``, ``validation`` or ``test``.
+        xy_um: (n, 2) positions in µm.
+        counts: (n, genes) raw counts of the panel.
+        totals: (n,) counts that a row is scaled by.
+        images: (n, inputs) float16 features, or (n, 2, side, side, 3) uint8 crops.
+    """
+
+    code: str
+    patient: str
+    part: str
+    xy_um: NDArray[np.float64]
+    counts: csr_matrix
+    totals: NDArray[np.float64]
+    images: NDArray[np.float16] | NDArray[np.uint8]
+
+
+class ImageRows(Protocol):
+    """Rows that a model can be applied to."""
+
+    def __len__(self) -> int: ...
+
+    def images(self, rows: Rows, model: PAST) -> ImageBatch:
+        """Image inputs of some rows, on the model's device."""
+        ...
+
+
+def nearest(
+    xy_um: NDArray[np.float64], count: int, radius_um: float
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Nearest other rows: indices (n, count), −1 where there is none, and distances in µm."""
+    n = len(xy_um)
+    index = np.full((n, count), -1, np.int32)
+    distance = np.zeros((n, count), np.float32)
+    if n < 2 or count == 0:
+        return index, distance
+    k = min(count, n - 1)
+    found, near = cKDTree(xy_um).query(xy_um, k=k + 1, distance_upper_bound=radius_um)
+    # The row itself is among its nearest; where rows coincide it need not be the first.
+    own = near == np.arange(n)[:, None]
+    own[~own.any(1), -1] = True
+    near, found = near[~own].reshape(n, k), found[~own].reshape(n, k)
+    absent = near >= n
+    index[:, :k] = np.where(absent, -1, near)
+    distance[:, :k] = np.where(absent, 0.0, found)
+    return index, distance
+
+
+def feature_moments(
+    images: list[NDArray[np.float16]],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and deviation of each feature over all rows of some sections, read in chunks."""
+    inputs = images[0].shape[1]
+    count, total, square = 0, np.zeros(inputs), np.zeros(inputs)
+    for block in images:
+        for start in range(0, len(block), CHUNK):
+            values = np.asarray(block[start : start + CHUNK], np.float64)
+            count += len(values)
+            total += values.sum(0)
+            square += (values * values).sum(0)
+    mean = total / max(count, 1)
+    deviation = np.sqrt(np.maximum(square / max(count, 1) - mean * mean, 0))
+    # A feature that does not vary carries nothing; dividing by 1 keeps it at zero.
+    deviation[deviation < 1e-4] = 1.0
+    return mean.astype(np.float32), deviation.astype(np.float32)
+
+
+class ImageSource:
+    """Image inputs of sections, gathered by row over all of them.
+
+    Args:
+        images: features or crops of each section.
+        xy_um: positions of each section.
+        config: says how many neighbours, and how features are standardised.
+    """
+
+    def __init__(
+        self, images: list[NDArray[np.float16] | NDArray[np.uint8]],
+        xy_um: list[NDArray[np.float64]], config: ModelConfig,
+    ) -> None:
+        self._images = images
+        self._config = config
+        sizes = [len(block) for block in images]
+        self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.section = np.repeat(np.arange(len(images)), sizes)
+        count = config.architecture.neighbours if config.features else 0
+        near = [nearest(xy, count, config.architecture.radius_um) for xy in xy_um]
+        self._near = np.concatenate(
+            [np.where(i < 0, -1, i + at) for (i, _), at in zip(near, self.offsets, strict=False)]
+        ).astype(np.int64)
+        self._distance = np.concatenate([d for _, d in near])
+        self._moments = (
+            [feature_moments([block]) for block in images]
+            if config.per_slide and config.features
+            else None
+        )
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def raw(self, rows: Rows) -> NDArray[np.float32]:
+        """Inputs of some rows as they are stored (standardised per slide where configured)."""
+        out = np.empty((len(rows), *self._images[0].shape[1:]), np.float32)
+        section = self.section[rows]
+        for number in np.unique(section):
+            here = section == number
+            values = np.asarray(
+                self._images[number][rows[here] - self.offsets[number]], np.float32
+            )
+            if self._moments is not None:
+                mean, deviation = self._moments[number]
+                values = (values - mean) / deviation
+            out[here] = values
+        return out
+
+    def images(self, rows: Rows, model: PAST) -> ImageBatch:
+        """Image inputs of some rows, standardised, on the model's device."""
+        device = model.feature_mean.device
+        near = self._near[rows]
+        absent = torch.from_numpy(near < 0).to(device)
+        distance = torch.from_numpy(self._distance[rows]).to(device)
+        if self._config.features is None:
+            crops = torch.from_numpy(self.raw(rows)).to(device).permute(0, 1, 4, 2, 3)
+            return ImageBatch(
+                model.normalise(crops), crops.new_zeros(len(rows), 0, 0), distance, absent
+            )
+        # Neighbours repeat within a batch of rows: each is read once.
+        wanted, place = np.unique(np.concatenate([rows[:, None], near], 1), return_inverse=True)
+        values = torch.from_numpy(self.raw(np.maximum(wanted, 0))).to(device)
+        values = model.standardise(values)
+        place = place.reshape(len(rows), -1)
+        return ImageBatch(
+            values[torch.from_numpy(place[:, 0]).to(device)],
+            values[torch.from_numpy(place[:, 1:]).to(device)],
+            distance, absent,
+        )
+
+
+class Corpus(ImageSource):
+    """Sections as one sequence of rows with image inputs and measured expression."""
+
+    def __init__(self, sections: list[Section], config: ModelConfig) -> None:
+        super().__init__([s.images for s in sections], [s.xy_um for s in sections], config)
+        self.sections = sections
+        self.counts = csr_matrix(vstack([s.counts for s in sections]))
+        self.totals = np.concatenate([s.totals for s in sections])
+        self.xy_um = np.concatenate([s.xy_um for s in sections])
+        # Rows without counts are seen as neighbours, but say nothing about expression.
+        self.measured: Rows = np.flatnonzero(self.totals > 0)
+        self.tokens = rank_tokens(
+            self.counts, config.vocabulary, config.architecture.context
+        )
+
+    def expression(self, rows: Rows) -> NDArray[np.float32]:
+        """log1p counts per 10,000 of some rows (k, genes)."""
+        counts = self.counts[rows].toarray().astype(np.float64)
+        scaled = counts * (1e4 / np.maximum(self.totals[rows], 1.0))[:, None]
+        return np.log1p(scaled).astype(np.float32)
+
+    def expression_moments(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and deviation of each gene's expression over the measured rows."""
+        total = square = np.zeros(self.counts.shape[1])
+        for rows in self.chunks():
+            values = self.expression(rows).astype(np.float64)
+            total, square = total + values.sum(0), square + (values * values).sum(0)
+        count = max(len(self.measured), 1)
+        mean = total / count
+        deviation = np.sqrt(np.maximum(square / count - mean * mean, 0))
+        deviation[deviation < 1e-4] = 1.0
+        return mean.astype(np.float32), deviation.astype(np.float32)
+
+    def cells(self, rows: Rows, device: torch.device) -> CellBatch:
+        """What is measured of some rows."""
+        return CellBatch(
+            torch.from_numpy(self.tokens[rows]).to(device),
+            torch.from_numpy(self.expression(rows)).to(device),
+            torch.from_numpy(self.xy_um[rows].astype(np.float32)).to(device),
+            torch.from_numpy(self.section[rows]).to(device),
+        )
+
+    def chunks(self, size: int = CHUNK) -> Iterator[Rows]:
+        """The measured rows in order, in chunks."""
+        for start in range(0, len(self.measured), size):
+            yield self.measured[start : start + size]
+
+    def all_expression(self) -> NDArray[np.float32]:
+        """Measured expression (measured rows, genes)."""
+        return np.concatenate([self.expression(rows) for rows in self.chunks()])
+
+    def predict(self, model: PAST) -> NDArray[np.float32]:
+        """Predicted expression (measured rows, genes); the model must be in eval mode."""
+        return np.concatenate([predict_rows(model, self, rows) for rows in self.chunks()])
+
+
+def predict_rows(model: PAST, source: ImageSource, rows: Rows) -> NDArray[np.float32]:
+    """Predicted expression (k, genes) of some rows; the model must be in eval mode."""
+    return model.predict(source.images(rows, model)).cpu().numpy()

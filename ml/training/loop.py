@@ -1,0 +1,286 @@
+"""The training loop: seeded to the batch, resumable at every epoch, stopped by validation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ml.evaluation.metrics import within_groups
+from ml.inference.features import stop_if_asked
+from ml.models.checkpoint import write_json, write_tensors
+from ml.models.past import PAST, LossWeights, Member
+from ml.training.corpus import Corpus
+
+if TYPE_CHECKING:
+    from ml.report import Report
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is trained.
+
+    Attributes:
+        epochs: passes over the training part, for each member.
+        batch: rows per step.
+        learning_rate, weight_decay: of AdamW; cosine to zero after one warm-up epoch.
+        patience: epochs without a better validation Pearson before a member is finished.
+        clip: norm that gradients are clipped to.
+        seed: everything random follows from it.
+        losses: weight of each loss.
+    """
+
+    epochs: int = 16
+    batch: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    patience: int = 4
+    clip: float = 1.0
+    seed: int = 0
+    losses: LossWeights = field(default_factory=LossWeights)
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from anything printable; the same on every machine."""
+    digest = hashlib.sha256(json.dumps([str(p) for p in parts]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices only: none on biases, norms, scalars and embeddings."""
+    plain = {
+        id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
+    }
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1 and id(p) not in plain]
+    rest = [p for p in trained if p.ndim <= 1 or id(p) in plain]
+    return [
+        {"params": matrices, "weight_decay": decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+
+
+@dataclass
+class _Progress:
+    """Where training stands; with the tensors beside it, all that resuming needs."""
+
+    identity: str
+    member: int = 0
+    epoch: int = 0
+    best: float = -math.inf
+    best_epoch: int = 0
+    stale: int = 0
+    step: int = 0
+
+
+class Trainer:
+    """Trains the members of a model one after the other.
+
+    Args:
+        model: built from its config with the standardisation buffers set.
+        train, validation: the parts; without validation every member runs all epochs.
+        settings: how.
+        start: sets a new member's fixed buffers and the weights that training starts from.
+        folder: where checkpoints are kept; the same folder resumes. None keeps none.
+        identity: describes data and settings; a checkpoint of something else is not resumed.
+    """
+
+    def __init__(
+        self, model: PAST, train: Corpus, validation: Corpus | None, settings: Settings,
+        start: Callable[[Member], None], folder: Path | None, report: Report, identity: str,
+    ) -> None:
+        self.model, self.train, self.validation = model, train, validation
+        self.settings, self.folder, self.report = settings, folder, report
+        self.start = start
+        self.device = model.feature_mean.device
+        text = json.dumps([identity, asdict(settings), model.config.as_dict()], sort_keys=True)
+        self.progress = _Progress(hashlib.sha256(text.encode()).hexdigest())
+        self.history: list[dict[str, float]] = []
+        self.rows_seen = 0  # in this process; a resumed training starts from 0
+
+    def run(self, advance: Callable[[float], None] = lambda share: None) -> None:
+        """Train to the end, from the last checkpoint where there is one.
+
+        Args:
+            advance: called with the share of all epochs that is done.
+        """
+        saved = self._resume()
+        for number in range(self.progress.member, len(self.model.members)):
+            self._member(number, saved, advance)
+            saved = {}
+        self.model.eval()
+
+    def _member(
+        self, number: int, saved: dict[str, Tensor], advance: Callable[[float], None]
+    ) -> None:
+        settings, progress = self.settings, self.progress
+        member = self.model.members[number]
+        assert isinstance(member, Member)
+        torch.manual_seed(seed_of(settings.seed, "init", number))
+        if not saved:
+            member.load_state_dict(Member(self.model.config).to(self.device).state_dict())
+            self.start(member)
+        optimiser = torch.optim.AdamW(
+            parameter_groups(member, settings.weight_decay), lr=settings.learning_rate,
+            betas=(0.9, 0.95),
+        )
+        best = {k: v.clone() for k, v in member.state_dict().items()}
+        if not saved and self.validation is not None:
+            progress.best, progress.best_epoch = self._validate(number), 0
+            self.report.metric("validation_pcc", progress.best, progress.step)
+        if saved:
+            best = _under(saved, "best.")
+            _load_optimiser(optimiser, member, _under(saved, "optimiser."))
+        while progress.epoch < settings.epochs and progress.stale < settings.patience:
+            loss = self._epoch(number, member, optimiser)
+            self.report.metric("train_loss", loss, progress.step)
+            record = {"member": number, "epoch": progress.epoch, "train_loss": loss}
+            if self.validation is None:
+                best = {k: v.clone() for k, v in member.state_dict().items()}
+            else:
+                score = self._validate(number)
+                self.report.metric("validation_pcc", score, progress.step)
+                record["validation_pcc"] = score
+                if score > progress.best:
+                    best = {k: v.clone() for k, v in member.state_dict().items()}
+                    progress.best, progress.best_epoch = score, progress.epoch + 1
+                    progress.stale = 0
+                else:
+                    progress.stale += 1
+            self.history.append(record)
+            progress.epoch += 1
+            self._save(member, best, optimiser)
+            done = number * settings.epochs + progress.epoch
+            advance(done / (settings.epochs * len(self.model.members)))
+        member.load_state_dict(best)
+        progress.member, progress.epoch, progress.stale = number + 1, 0, 0
+        progress.best = -math.inf
+        self._save(member, best, optimiser)
+
+    def _epoch(self, number: int, member: Member, optimiser: torch.optim.Optimizer) -> float:
+        """One pass over the training part, every row once; returns the mean loss."""
+        settings, progress = self.settings, self.progress
+        seed = seed_of(settings.seed, "epoch", number, progress.epoch)
+        torch.manual_seed(seed)
+        order = np.random.default_rng(seed).permutation(self.train.measured)
+        steps = max(math.ceil(len(order) / settings.batch), 1)
+        total = 0.0
+        member.train()
+        for i, rows in enumerate(np.array_split(order, steps)):
+            stop_if_asked(self.report)
+            rate = _schedule(progress.epoch + i / steps, settings.epochs)
+            for group in optimiser.param_groups:
+                group["lr"] = settings.learning_rate * rate
+            losses = member.losses(
+                self.train.images(rows, self.model),
+                self.train.cells(rows, self.device),
+                settings.losses,
+            )
+            loss = torch.stack(list(losses.values())).sum()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(member.parameters(), settings.clip)
+            optimiser.step()
+            total += float(loss.detach()) * len(rows)
+            progress.step += 1
+            self.rows_seen += len(rows)
+        member.eval()
+        return total / max(len(order), 1)
+
+    def _validate(self, number: int) -> float:
+        """Median over genes of the member's Pearson within the validation slides."""
+        assert self.validation is not None
+        member = self.model.members[number]
+        assert isinstance(member, Member)
+        member.eval()
+        with torch.no_grad():
+            predicted = [
+                member.expression_head(member.embed(self.validation.images(rows, self.model)))
+                .cpu()
+                .numpy()
+                for rows in self.validation.chunks()
+            ]
+        slide = self.validation.section[self.validation.measured]
+        pcc = within_groups(np.concatenate(predicted), self.validation.all_expression(), slide)
+        return float(np.median(pcc))
+
+    def _save(
+        self, member: Member, best: dict[str, Tensor], optimiser: torch.optim.Optimizer
+    ) -> None:
+        """Write the tensors, then the JSON that names them, then drop the ones before."""
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in best.items()}
+        tensors |= {f"optimiser.{k}": v for k, v in _optimiser_tensors(optimiser, member).items()}
+        name = f"state-{self.progress.member}-{self.progress.epoch}.safetensors"
+        write_tensors(self.folder / name, tensors)
+        state = asdict(self.progress)
+        state["best"] = None if math.isinf(self.progress.best) else self.progress.best
+        state |= {"tensors": name, "history": self.history}
+        write_json(self.folder / "state.json", state)
+        for old in self.folder.glob("state-*.safetensors"):
+            if old.name != name:
+                old.unlink()
+
+    def _resume(self) -> dict[str, Tensor]:
+        """Tensors of the checkpoint of this very training, or nothing."""
+        path = self.folder / "state.json" if self.folder else None
+        if path is None or not path.exists():
+            return {}
+        state = json.loads(path.read_text())
+        if state["identity"] != self.progress.identity:
+            self.report.log("The checkpoint is of another training; starting anew.")
+            return {}
+        tensors = load_file(path.parent / state.pop("tensors"))
+        self.history = state.pop("history")
+        best = state.pop("best")
+        self.progress = _Progress(**state, best=-math.inf if best is None else best)
+        self.model.load_state_dict(_under(tensors, "model."))
+        self.report.log(
+            f"Resuming after epoch {self.progress.epoch} of member {self.progress.member + 1}."
+        )
+        return tensors if self.progress.epoch else {}
+
+
+def _schedule(epoch: float, epochs: int) -> float:
+    """Learning-rate factor: linear over the first epoch, cosine to zero over the rest."""
+    if epoch < 1:
+        return max(epoch, 0.05)
+    return 0.5 * (1 + math.cos(math.pi * (epoch - 1) / max(epochs - 1, 1)))
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _optimiser_tensors(optimiser: torch.optim.Optimizer, member: nn.Module) -> dict[str, Tensor]:
+    names = {id(p): name for name, p in member.named_parameters()}
+    return {
+        f"{names[id(p)]}.{key}": value
+        for p, state in optimiser.state.items()
+        for key, value in state.items()
+    }
+
+
+def _load_optimiser(
+    optimiser: torch.optim.Optimizer, member: nn.Module, tensors: dict[str, Tensor]
+) -> None:
+    for name, parameter in member.named_parameters():
+        state = {
+            key: tensors[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device)
+            for key in ("step", "exp_avg", "exp_avg_sq")
+            if f"{name}.{key}" in tensors
+        }
+        if state:
+            optimiser.state[parameter] = state

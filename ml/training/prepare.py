@@ -1,0 +1,266 @@
+"""From slides and cell tables to a model that is ready to be trained, and the rows to train on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+
+from ml.errors import InputError
+from ml.evaluation.ridge import Ridge
+from ml.inference.features import device
+from ml.inference.images import row_images
+from ml.models import encoders
+from ml.models.config import PRESETS, Architecture, ModelConfig
+from ml.models.features import default_spec
+from ml.models.past import PAST
+from ml.tokens.vocabulary import Vocabulary
+from ml.training.corpus import Corpus, Section, feature_moments, nearest
+from ml.training.start import principal_programmes, ridge_to_programmes
+
+if TYPE_CHECKING:
+    from ml.report import Report
+
+MAX_GENES = 1000
+
+
+@dataclass(frozen=True)
+class SectionInput:
+    """A measured slide as a job names it; `mpp` in µm per level-0 pixel."""
+
+    slide: Path
+    table: Path
+    slide_code: str
+    patient: str
+    part: str
+    mpp: float
+    slide_sha256: str
+    table_sha256: str
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> SectionInput:
+        """From the job's inputs."""
+        return cls(
+            Path(data["slide"]), Path(data["table"]), data["slide_code"], data["patient"],
+            data["part"], float(data["mpp"]), data["slide_sha256"], data["table_sha256"],
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The counts of a section on the model's panel, with the positions in both units."""
+
+    given: SectionInput
+    xy: NDArray[np.float32]
+    counts: csr_matrix
+    totals: NDArray[np.float64]
+
+    @property
+    def xy_um(self) -> NDArray[np.float64]:
+        """(n, 2) positions in µm."""
+        return self.xy.astype(np.float64) * self.given.mpp
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All sections on one panel."""
+
+    sections: list[Measured]
+    symbols: list[str]
+    row_kind: Literal["cell", "spot"]
+    spot_diameter_um: float | None
+
+
+def read_tables(
+    given: list[SectionInput], max_genes: int = MAX_GENES,
+    scale_over: Literal["panel", "table"] = "panel",
+) -> Tables:
+    """Read the sections' counts on the panel that the training tables share.
+
+    Args:
+        max_genes: of a larger shared panel, the genes with most counts in the training part.
+        scale_over: whether a row is scaled by its counts over the panel or over its whole table.
+
+    Raises:
+        InputError: ``train.mixed_rows`` or ``genes.none_shared``.
+    """
+    from ml.io.celltable import CellTable
+
+    tables = [CellTable.open(s.table) for s in given]
+    kinds = {(t.row_kind, t.spot_diameter_um) for t in tables}
+    if len(kinds) > 1:
+        raise InputError(
+            "train.mixed_rows", "sections",
+            "They mix cells with spots, or spots of different diameters.",
+            "Train one model on cells and another on spots.",
+        )
+    training = [t for t, s in zip(tables, given, strict=True) if s.part == "train"]
+    shared = set(training[0].symbols).intersection(*(t.symbols for t in training))
+    ordered = [symbol for symbol in training[0].symbols if symbol in shared]
+    if not ordered:
+        raise InputError(
+            "genes.none_shared", "sections", "The training tables have no gene in common.",
+            "Train on tables of one panel.",
+        )
+    if len(ordered) > max_genes:
+        ordered = _most_counted(training, ordered, max_genes)
+    panel = Vocabulary(tuple(ordered), np.ones(len(ordered), np.float32))
+    sections = []
+    for table, section in zip(tables, given, strict=True):
+        columns, positions = panel.align(table.symbols, section.slide_code)
+        counts = _on_panel(table.counts(), columns, positions, len(ordered))
+        totals = (
+            table.totals() if scale_over == "table" else np.asarray(counts.sum(axis=1)).ravel()
+        )
+        sections.append(Measured(section, table.xy(), counts, totals.astype(np.float64)))
+    kind, diameter = kinds.pop()
+    return Tables(sections, ordered, cast(Literal["cell", "spot"], kind), diameter)
+
+
+def _most_counted(training: list[Any], ordered: list[str], limit: int) -> list[str]:
+    sums = dict.fromkeys(ordered, 0.0)
+    for table in training:
+        for symbol, total in zip(
+            table.symbols, np.asarray(table.counts().sum(axis=0)).ravel(), strict=True
+        ):
+            if symbol in sums:
+                sums[symbol] += float(total)
+    return sorted(ordered, key=lambda symbol: -sums[symbol])[:limit]
+
+
+def _on_panel(
+    counts: csr_matrix, columns: NDArray[np.int64], positions: NDArray[np.int64], genes: int
+) -> csr_matrix:
+    """Counts with the given columns moved to their panel positions; genes not measured are 0."""
+    to = csr_matrix(
+        (np.ones(len(columns)), (columns, positions)), shape=(counts.shape[1], genes)
+    )
+    moved = csr_matrix(counts.astype(np.float64) @ to)
+    moved.sort_indices()
+    return moved
+
+
+def spot_pitch(sections: list[Measured]) -> float:
+    """Median distance in µm from a spot to the nearest other spot."""
+    found = [nearest(s.xy_um, 1, np.inf) for s in sections]
+    distances = np.concatenate([d[i >= 0] for i, d in found])
+    return float(np.median(distances)) if len(distances) else 0.0
+
+
+def model_config(tables: Tables, encoder: str, architecture: Architecture) -> ModelConfig:
+    """Config of a model for these tables; what is fitted comes from the training part alone.
+
+    Spots get a neighbourhood of one and a half pitches, so that it holds the ring around each.
+    """
+    training = [s for s in tables.sections if s.given.part == "train"]
+    spots = tables.row_kind == "spot"
+    pitch = spot_pitch(training) if spots else None
+    if pitch:
+        architecture = replace(architecture, radius_um=1.5 * pitch)
+    genes = len(tables.symbols)
+    rank = min(architecture.rank, genes, architecture.dim)
+    expressed = max(int(np.diff(s.counts.indptr).max(initial=1)) for s in training)
+    architecture = replace(
+        architecture, rank=rank, context=max(1, min(architecture.context, expressed))
+    )
+    counts = csr_matrix(vstack([s.counts for s in training]))
+    dense = encoders.get(encoder).kind == "dense"
+    spec = default_spec(tables.row_kind, tables.spot_diameter_um) if dense else None
+    return ModelConfig(
+        encoder=encoder, features=spec, architecture=architecture,
+        vocabulary=Vocabulary.fit(counts, tables.symbols), row_kind=tables.row_kind,
+        spot_diameter_um=tables.spot_diameter_um, spot_pitch_um=pitch,
+        mpp=float(np.median([s.given.mpp for s in training])),
+    )
+
+
+def read_images(
+    tables: Tables, config: ModelConfig, work: Path, report: Report
+) -> list[Section]:
+    """Image inputs of all sections, kept in `work` under the hashes of what they are made from."""
+    from ml.io.slides import open_slide
+
+    sections: list[Section] = []
+    sizes = np.array([max(len(s.xy), 1) for s in tables.sections], float)
+    ends = np.cumsum(sizes) / sizes.sum()
+    suffix = f"{config.features.digest()}.f16" if config.features else f"{config.encoder}.u8"
+    for number, measured in enumerate(tables.sections):
+        given = measured.given
+        # The resolution is part of the name: the same file at another mpp has other windows.
+        name = f"{given.slide_sha256[:16]}-{given.table_sha256[:16]}-{given.mpp:.6f}-{suffix}"
+        span = (float(ends[number - 1]) if number else 0.0, float(ends[number]))
+        images = row_images(
+            open_slide(given.slide, mpp=given.mpp), measured.xy, given.mpp, config,
+            work / "images" / name, report, span,
+        )
+        sections.append(
+            Section(
+                given.slide_code, given.patient, given.part, measured.xy_um, measured.counts,
+                measured.totals, images,
+            )
+        )
+    return sections
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model with its standardisation, the training rows, and where its members start from."""
+
+    model: PAST
+    train: Corpus
+    loadings: NDArray[np.float32]
+    ridge: Ridge | None
+    penalty: float | None
+
+
+def build(config: ModelConfig, training: list[Section], penalty: float | None = None) -> Start:
+    """A model whose statistics are those of the training sections.
+
+    Args:
+        penalty: of the ridge that training starts from; None chooses it by leaving slides out.
+    """
+    model = PAST(config).to(device())
+    train = Corpus(training, config)
+    if len(train.measured) == 0:
+        raise InputError(
+            "train.no_counts", "training sections", "No row has a count of the panel's genes.",
+            "Train on tables with measured expression.",
+        )
+    loadings = principal_programmes(train, config.architecture.rank)
+    if config.features is None:
+        return Start(model, train, loadings, None, None)
+    if not config.per_slide:
+        mean, scale = feature_moments([cast(NDArray[np.float16], s.images) for s in training])
+        model.feature_mean.copy_(torch.from_numpy(mean))
+        model.feature_scale.copy_(torch.from_numpy(scale))
+    ridge, chosen = ridge_to_programmes(model, train, loadings, penalty)
+    return Start(model, train, loadings, ridge, chosen)
+
+
+def architecture_of(params: dict[str, Any]) -> Architecture:
+    """The preset's sizes with the parameters' own over them.
+
+    Raises:
+        InputError: ``train.preset``.
+    """
+    preset = params.get("preset") or "small"
+    if preset not in PRESETS:
+        raise InputError(
+            "train.preset", "preset", f"There is no preset {preset!r}.",
+            f"Choose one of: {', '.join(PRESETS)}.",
+        )
+    return replace(Architecture(), **{**PRESETS[preset], **(params.get("architecture") or {})})
+
+
+def past_version() -> str:
+    """Version of the installed package, or ``unreleased``."""
+    try:
+        return version("past-workbench")
+    except PackageNotFoundError:
+        return "unreleased"

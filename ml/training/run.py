@@ -1,0 +1,148 @@
+"""The train job: measured slides in, a model and its evaluation out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ml.errors import InputError
+from ml.evaluation.evaluate import evaluate
+from ml.evaluation.splits import Unit, audit
+from ml.models import checkpoint
+from ml.models.past import LossWeights, Member
+from ml.training.corpus import Corpus
+from ml.training.loop import Settings, Trainer
+from ml.training.prepare import (
+    SectionInput,
+    architecture_of,
+    build,
+    model_config,
+    past_version,
+    read_images,
+    read_tables,
+)
+from ml.training.start import set_start
+
+if TYPE_CHECKING:
+    from ml.report import Report
+
+DEFAULT_ENCODER = "efficientnet_lite0"
+
+
+def settings_of(params: dict[str, Any]) -> Settings:
+    """Training settings with the parameters' own over the defaults.
+
+    Raises:
+        InputError: ``train.epochs`` or ``train.setting``.
+    """
+    own = dict(params.get("settings") or {})
+    losses = replace(LossWeights(), **own.pop("losses", {}))
+    known = set(Settings.__dataclass_fields__) - {"losses", "epochs", "seed"}
+    for name in own:
+        if name not in known:
+            raise InputError(
+                "train.setting", f"settings.{name}", "There is no such setting.",
+                f"Settings are: {', '.join(sorted(known))}.",
+            )
+    epochs = params.get("epochs") or Settings.epochs
+    if epochs < 1:
+        raise InputError("train.epochs", "epochs", f"{epochs} is not positive.", "Give 1 or more.")
+    return replace(
+        Settings(), **own, epochs=int(epochs), seed=int(params.get("seed") or 0), losses=losses
+    )
+
+
+def run(
+    params: dict[str, Any], inputs: dict[str, Any], out: Path, report: Report
+) -> dict[str, Any]:
+    """Train a PAST model.
+
+    Args:
+        params: ``epochs``, ``seed``, ``preset`` (small, tiny), ``encoder``, ``max_genes``; for
+            ablations ``architecture`` and ``settings`` (with ``losses``) override single values.
+        inputs: ``sections`` (see `SectionInput`), ``work`` (a folder that survives attempts).
+        out: where ``model/`` and ``evaluation/`` are written.
+        report: stages, progress, ``train_loss`` and ``validation_pcc``.
+
+    Returns:
+        model, row_kind, spot_diameter_um, metrics, evaluations, config.
+    """
+    began = time.perf_counter()
+    given = [SectionInput.of(section) for section in inputs["sections"]]
+    scope = audit(Unit(s.slide_code, s.patient, s.part, s.slide_sha256) for s in given)
+    settings, work = settings_of(params), Path(inputs["work"])
+    encoder = params.get("encoder") or DEFAULT_ENCODER
+
+    report.stage("Reading tables")
+    tables = read_tables(given, **_only(params, "max_genes", "scale_over"))
+    config = model_config(tables, encoder, architecture_of(params))
+    config = replace(
+        config, **_only(params, "per_slide", "scale_over"),
+        provenance={
+            "past": past_version(),
+            "torch": torch.__version__,
+            "seed": settings.seed,
+            "scope": scope,
+            "sections": [
+                {
+                    "slide_code": s.slide_code, "patient": s.patient, "part": s.part,
+                    "slide_sha256": s.slide_sha256, "table_sha256": s.table_sha256,
+                }
+                for s in given
+            ],
+        },
+    )  # fmt: skip
+    report.log(f"{len(tables.symbols)} genes, {len(given)} sections ({scope}).")
+
+    report.stage("Image features")
+    sections = read_images(tables, config, work, report)
+
+    report.stage("Training")
+    start = build(config, [s for s in sections if s.part == "train"], params.get("penalty"))
+    held_out = {
+        part: Corpus([s for s in sections if s.part == part], config)
+        for part in ("validation", "test")
+        if any(s.part == part and s.totals.any() for s in sections)
+    }
+
+    def begin(member: Member) -> None:
+        set_start(member, start.train, start.loadings, start.ridge)
+
+    trainer = Trainer(
+        start.model, start.train, held_out.get("validation"), settings, begin,
+        work / "checkpoint", report, identity=str(config.provenance),
+    )
+    loop_began = time.perf_counter()
+    trainer.run(report.progress)
+    loop_seconds = time.perf_counter() - loop_began
+
+    report.stage("Evaluation")
+    checkpoint.save(start.model, out / "model")
+    metrics = evaluate(start.model, start.train, held_out, out / "evaluation", report)
+    totals = {
+        "n_genes": len(tables.symbols),
+        "n_rows": len(start.train.measured),
+        "scope": scope,
+        "epochs": len(trainer.history),
+        "seconds": time.perf_counter() - began,
+        "cells_per_s": trainer.rows_seen / max(loop_seconds, 1e-9),
+    }
+    return {
+        "model": "model",
+        "row_kind": config.row_kind,
+        "spot_diameter_um": config.spot_diameter_um,
+        "metrics": {**metrics, **totals},
+        "evaluations": [
+            {"part": part, "path": "evaluation", "metrics": metrics[part]} for part in held_out
+        ],
+        "config": {**config.as_dict(), "settings": asdict(settings)},
+    }
+
+
+def _only(params: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The named parameters that were given."""
+    return {name: params[name] for name in names if params.get(name) is not None}
