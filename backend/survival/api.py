@@ -89,6 +89,7 @@ def analysis_json(analysis: Analysis, asked: KaplanMeierRequest) -> dict[str, An
             "label": stratifier.label,
             "unit": stratifier.unit,
             "numeric": stratifier.numeric,
+            "levels": list(stratifier.levels),
             "table_name": stratifier.table,
             "model": stratifier.model,
         },
