@@ -59,5 +59,12 @@ def register(kind: JobKind) -> None:
 
 
 def get(name: str) -> JobKind:
-    """Raises KeyError when no app registered the kind."""
+    """Raises LookupError when no app registered the kind."""
+    if name not in _KINDS:
+        raise LookupError(f"No part of this installation knows the job kind {name!r}.")
     return _KINDS[name]
+
+
+def action_of(name: str) -> Action | None:
+    """What one must be allowed to do to start the kind; None when no app knows it any more."""
+    return _KINDS[name].action if name in _KINDS else None

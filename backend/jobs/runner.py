@@ -166,7 +166,9 @@ def _attempt(job: Job, folder: Path) -> None:
             leases.interrupt(job, _infrastructure(job, error).failure)
             return
         leases.renew(job, [("log", {"text": traceback.format_exc()})])
-        leases.fail(job, Job.FailureKind.CODE, _fault(job, repr(error)).failure)
+        leases.fail(
+            job, Job.FailureKind.CODE, _fault(job, f"{type(error).__name__}: {error}").failure
+        )
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -187,6 +189,8 @@ def _compute(job: Job, folder: Path, out: Path, pulse: Pulse) -> dict[str, Any]:
             {"kind": job.kind, "params": spec.params, "inputs": spec.inputs, "out": str(out)}
         )
     )
+    # Hours may pass until the commit: nobody should hold a connection open, or trust it, that long.
+    connections.close_all()
     child = children.Child(path, folder / "stderr.log", pulse.hear)
     try:
         children.remember(folder, child.pid)

@@ -83,7 +83,8 @@ def permits_cancel(user: User, job: Job) -> bool:
     role = job.role if hasattr(job, "role") else job.study.role_of(user)
     if allows(role, Action.JOB_CANCEL):
         return True
-    return job.created_by_id == user.pk and allows(role, kinds.get(job.kind).action)
+    action = kinds.action_of(job.kind)
+    return action is not None and job.created_by_id == user.pk and allows(role, action)
 
 
 def may_cancel(user: User, job: Job) -> bool:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from django.db import connection
 
 from backend.accounts.models import AuditEvent
 from backend.jobs.models import Artifact, Job
@@ -211,3 +212,27 @@ def test_the_child_runs_in_a_process_group_of_its_own(start_toy, toy_worker, fin
     assert os.getpgid(child) == child
     cancel_job(user=admin, job=job)
     assert finish(job).status == Status.CANCELLED
+
+
+def test_a_job_outlives_connections_that_the_database_drops(start_toy, toy_worker, finish):
+    toy_worker()
+    job = start_toy(steps=30, seconds=0.1)
+    _counting(job)
+    for _ in range(3):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            assert cursor.rowcount > 0
+        time.sleep(0.7)
+    job = finish(job)
+    assert (job.status, job.attempt) == (Status.SUCCEEDED, 1)
+    after = start_toy()
+    assert finish(after).status == Status.SUCCEEDED, "the worker takes up the next one"
+
+
+def test_the_list_shows_a_job_whose_kind_is_gone(start_toy, admin, client, study):
+    Job.objects.create(kind="of no app", title="old", queue="cpu", study=study, created_by=admin)
+    client.force_login(admin)
+    assert client.get("/api/v1/jobs/").json()["count"] == 1
