@@ -1,4 +1,4 @@
-"""Layers: predicted expression in the row order of a cell table, one chunk per gene.
+"""Layers: predicted expression in the row order of a cell table, gene by gene.
 
 Values are uint8 with a scale and an offset per gene (value = offset + scale × uint8), so that one
 gene of a million cells is one read of a megabyte and half a step of the scale is the largest error.
@@ -23,11 +23,13 @@ from ml.io.celltable import panel_hash
 
 UNIT = "log1p(counts per 10,000)"
 _BUFFER_BYTES = 32 * 2**20
-_SHARD_BYTES = 64 * 2**20
+# A chunk is a gene; of tables with few rows it is as many genes as make 64 KB.
+_CHUNK_BYTES = 64 * 2**10
+_SHARD_BYTES = 16 * 2**20
 
 
 class LayerWriter:
-    """Writes a layer from blocks of rows; memory stays at some tens of MB whatever its size.
+    """Writes a layer from blocks of rows, in some 100 MB of memory whatever its size.
 
     Rows arrive row-major and are read gene-major, so blocks are turned and parked in a scratch
     file beside `out`, and quantised gene by gene in :meth:`close`. As a context manager it closes
@@ -135,7 +137,8 @@ class LayerWriter:
 
     def _write(self) -> None:
         genes = len(self.symbols)
-        step = max(1, min(genes, _SHARD_BYTES // self.n_rows))
+        chunk = min(genes, max(1, _CHUNK_BYTES // self.n_rows))
+        step = chunk * max(1, _SHARD_BYTES // (chunk * self.n_rows))
         root = zarr.open_group(self._part / "layer", mode="w", zarr_format=3)
         root.attrs["past"] = {
             **self._about,
@@ -147,8 +150,8 @@ class LayerWriter:
             "values",
             shape=(genes, self.n_rows),
             dtype="uint8",
-            chunks=(1, self.n_rows),
-            shards=(step, self.n_rows) if step > 1 else None,
+            chunks=(chunk, self.n_rows),
+            shards=(step, self.n_rows),
             compressors=BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle"),
         )
         scale = ((self._high.astype(np.float64) - self._low) / 255).astype(np.float32)

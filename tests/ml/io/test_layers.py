@@ -47,7 +47,8 @@ def test_small_buffers_and_shards_give_the_same(
     tmp_path: Path, values: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layers, "_BUFFER_BYTES", 4 * 9 * 130)
-    monkeypatch.setattr(layers, "_SHARD_BYTES", 2500)
+    monkeypatch.setattr(layers, "_CHUNK_BYTES", 2000)
+    monkeypatch.setattr(layers, "_SHARD_BYTES", 4500)
     with writer(tmp_path / "small.zarr", 1000) as layer:
         for block in np.array_split(values, 3):
             layer.append(block)
