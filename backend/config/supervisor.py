@@ -212,12 +212,13 @@ def main(arguments: list[str]) -> int:
         print(f"The application of {VAR} runs already; stop it with --stop.", file=sys.stderr)
         return 1
     with claim:
+        django.setup()
         logging.basicConfig(
             filename=VAR / "log" / "supervisor.log",
             format="%(asctime)s %(levelname)s %(name)s %(message)s",
             level=logging.INFO,
+            force=True,
         )
-        django.setup()
         run(options.host, options.port)
     return 0
 

@@ -1,8 +1,10 @@
-"""`{% vite "viewer" %}`: the script, styles and preloads of one built front-end entry point."""
+"""What templates need from the front end: built entry points, and numbers and dates that the
+browser rewrites for its reader's locale."""
 
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -62,3 +64,30 @@ def vite(name: str) -> SafeString:
         ),
         format_html('<script type="module" src="{}{}"></script>', static, manifest[key]["file"]),
     )
+
+
+@register.filter
+def number(value: float | None, digits: int | None = None) -> SafeString | str:
+    """`{{ n|number }}`, `{{ score|number:2 }}`; an en dash where there is no number."""
+    if value is None or value == "":
+        return "–"
+    text = f"{value:.{digits}f}" if digits is not None else str(value)
+    shown = "" if digits is None else digits
+    return format_html('<data value="{}" data-number="{}">{}</data>', value, shown, text)
+
+
+@register.filter
+def when(value: datetime | str | None) -> SafeString | str:
+    """A moment, from a datetime or from ISO text such as serializers give."""
+    if not value:
+        return "–"
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return format_html(
+        '<time datetime="{}">{} UTC</time>', moment.isoformat(), f"{moment:%Y-%m-%d %H:%M}"
+    )
+
+
+@register.filter
+def words(name: str) -> str:
+    """`colour_ridge` as people write it."""
+    return str(name).replace("_", " ")

@@ -29,7 +29,7 @@ from backend.studies.models import Study
 from backend.survival.models import RiskModel
 from backend.survival.services import start_fit
 
-SLUG = "demo"
+SLUG = "synthetic-demo"
 SEED = 1
 
 
