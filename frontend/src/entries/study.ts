@@ -1,0 +1,5 @@
+import "../../styles/pages.css";
+
+import { start } from "../pages/study";
+
+start();

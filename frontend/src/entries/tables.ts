@@ -1,0 +1,5 @@
+import "../../styles/pages.css";
+
+import { makeSortable } from "../shared/sortable";
+
+makeSortable(document);
