@@ -12,6 +12,7 @@ from PIL import Image
 from ml.errors import InputError
 from ml.io.celltable import CellTable
 from ml.io.slides import open_slide
+from ml.io.store import content_hash
 from ml.io.study import convert_study, detect_format, read_study, run_import
 from ml.report import ConsoleReport
 from tests.ml.io.conftest import (
@@ -146,3 +147,13 @@ def test_run_import_finds_the_format(study: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         detect_format(out)
     assert caught.value.code == "import.unknown_format"
+
+
+def test_the_same_study_gives_the_same_content(study: Path, tmp_path: Path) -> None:
+    """Artifacts are named by their content: importing twice must not store twice."""
+    first, second = (convert_study(study, tmp_path / n, ConsoleReport()) for n in ("a", "b"))
+    assert first == second
+    paths = [first["slides"][1]["file"], first["slides"][1]["thumbnail"]]
+    paths += [first["slides"][0]["cells"]["path"], first["patient_tables"][1]["path"]]
+    for path in paths:
+        assert content_hash(tmp_path / "a" / path) == content_hash(tmp_path / "b" / path)
