@@ -145,8 +145,12 @@ def commit_prediction(job: Job, result: dict[str, Any], out: Path) -> dict[str, 
 
 def _table_of(job: Job, slide: Slide, predicted: PredictedSlide, out: Path) -> CellTable:
     """The table in whose row order the layer is: the one just found, or the one it names."""
-    if predicted.table:
-        return add_cell_table(job=job, slide=slide, content=predicted.table, out=out)
+    if found := predicted.table:
+        if found.row_kind == "spot":
+            # Grids for models of different spots stand beside each other.
+            source = f"{found.source} {found.spot_diameter_um:g} µm"
+            found = found.model_copy(update={"source": source})
+        return add_cell_table(job=job, slide=slide, content=found, out=out)
     named = layers.Layer.open(out / predicted.layer).table_sha256
     table = slide.cell_tables.select_related("artifact").filter(artifact__sha256=named).first()
     if table is None:

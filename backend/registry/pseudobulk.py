@@ -99,7 +99,7 @@ def _means_over_all_slides(
         if any(layer.table.slide_id not in done for layer in found)
     }
     means = [_mean(found, genes) for found in partial.values()]
-    return pd.DataFrame(means, index=list(partial), columns=genes)
+    return pd.DataFrame(means, index=list(partial), columns=genes, dtype=np.float32)
 
 
 def _mean(layers: Sequence[Layer], genes: list[str]) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections import Counter
 from typing import Any
 
@@ -31,7 +32,8 @@ PER_GENE = "per_gene.csv"
 
 def models_of(study: Study) -> QuerySet[ModelVersion]:
     """A study's model versions, newest first, with dataset and author at hand."""
-    return study.model_versions.select_related("dataset", "created_by", "study", "artifact")
+    models = study.model_versions.select_related("dataset", "created_by", "study", "artifact")
+    return models.defer("config")
 
 
 def model_for(user: User, model_id: int, action: Action = Action.MODEL_VIEW) -> ModelVersion:
@@ -107,20 +109,21 @@ def exposed_patients(model: ModelVersion) -> list[dict[str, str]]:
 
 
 def gene_scores(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """The evaluation's table, one dict per gene in the file's order; numbers as floats, empty and
-    undefined ones as None."""
+    """One dict per gene, best first: gene, pcc, scc, ceiling and the baselines' pcc.
+
+    An undefined score is None. The evaluation's file holds all parts.
+    """
     with (local(evaluation.artifact) / PER_GENE).open(newline="") as file:
         return [
-            {name: _number(value) for name, value in row.items()} for row in csv.DictReader(file)
+            {name: value if name == "gene" else _number(value) for name, value in row.items()}
+            for row in csv.DictReader(file)
+            if row.pop("part") == evaluation.part
         ]
 
 
-def _number(text: str) -> float | str | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return text or None
-    return value if value == value else None
+def _number(text: str) -> float | None:
+    value = float(text or "nan")
+    return value if math.isfinite(value) else None
 
 
 def trainable(study: Study) -> list[dict[str, Any]]:

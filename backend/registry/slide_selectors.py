@@ -86,7 +86,9 @@ class _Known:
             model.artifact_id: model
             for model in ModelVersion.objects.filter(
                 artifact__in=artifacts, study__in={slide.study_id for slide in slides}
-            ).order_by("version")
+            )
+            .defer("config", "metrics")
+            .order_by("version")
         }
         self._trained_on = set(
             Exposure.objects.filter(model_artifact__in=artifacts, part=Part.TRAIN)

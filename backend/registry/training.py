@@ -17,6 +17,7 @@ from backend.registry.datasets import freeze_dataset
 from backend.registry.models import Dataset, Evaluation, Exposure, ModelVersion
 from backend.registry.promotion import switch_to
 from backend.studies.models import Study
+from ml.io.celltable import panel_hash
 
 _CHOICE_OF_SLIDES = {"row_kind", "validation", "test"}
 
@@ -61,7 +62,7 @@ def commit_training(job: Job, result: dict[str, Any], out: Path) -> dict[str, An
         dataset=dataset,
         job=job,
         row_kind=content.row_kind,
-        config=content.config,
+        config=_without_panel(content.config),
         metrics=content.metrics,
         created_by=job.created_by,
     )
@@ -96,6 +97,13 @@ def commit_training(job: Job, result: dict[str, Any], out: Path) -> dict[str, An
         "metrics": content.metrics,
         "links": [{"label": model.name, "url": reverse("model", args=[model.pk])}],
     }
+
+
+def _without_panel(config: dict[str, Any]) -> dict[str, Any]:
+    """The model's configuration without its genes: thousands perhaps, and in the artifact."""
+    kept = {name: value for name, value in config.items() if name != "vocabulary"}
+    genes = config.get("vocabulary", {}).get("symbols", [])
+    return kept | {"n_genes": len(genes), "panel_hash": panel_hash(genes)}
 
 
 def _record_exposures(artifact: Artifact, dataset: Dataset) -> None:
