@@ -218,14 +218,16 @@ def test_a_job_outlives_connections_that_the_database_drops(start_toy, toy_worke
     toy_worker()
     job = start_toy(steps=30, seconds=0.1)
     _counting(job)
+    dropped = 0
     for _ in range(3):
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-            assert cursor.rowcount > 0
+            dropped += cursor.rowcount
         time.sleep(0.7)
+    assert dropped > 0
     job = finish(job)
     assert (job.status, job.attempt) == (Status.SUCCEEDED, 1)
     after = start_toy()
