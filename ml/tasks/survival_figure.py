@@ -90,10 +90,9 @@ def plotly_figure(analysis: Analysis) -> dict[str, Any]:
                 "tickvals": [0, 25, 50, 75, 100],
                 "ticks": "outside",
                 "showline": True,
-                "ticksuffix": " %",
                 **grid,
             },
-            "hovermode": "x unified",
+            "hovermode": False,
             "showlegend": len(analysis.result.curves) > 1,
             "paper_bgcolor": "#ffffff",
             "plot_bgcolor": "#ffffff",
@@ -118,7 +117,6 @@ def _traces(index: int, curve: Curve) -> list[dict[str, Any]]:
             **common,
             "meta": {"part": "band"},
             "mode": "lines",
-            "hoverinfo": "skip",
             "showlegend": False,
             "line": {"width": 0},
             "fill": "toself",
@@ -132,7 +130,6 @@ def _traces(index: int, curve: Curve) -> list[dict[str, Any]]:
             "line": line,
             "x": split_time.tolist(),
             "y": _percent(split_survival),
-            "hovertemplate": f"{curve.label}: %{{y:.1f}} %<extra></extra>",
         },
     ]
     if len(tail):
@@ -148,7 +145,6 @@ def _traces(index: int, curve: Curve) -> list[dict[str, Any]]:
                 "opacity": 0.4,
                 "x": time.tolist(),
                 "y": _percent(survival),
-                "hovertemplate": f"{curve.label}: %{{y:.1f}} % (few at risk)<extra></extra>",
             }
         )
     traces.append(
@@ -157,7 +153,6 @@ def _traces(index: int, curve: Curve) -> list[dict[str, Any]]:
             "meta": {"part": "censored"},
             "mode": "markers",
             "showlegend": False,
-            "hoverinfo": "skip",
             "x": curve.censor_time.tolist(),
             "y": _percent(curve.censor_survival),
             "marker": {
@@ -306,7 +301,7 @@ def _headline(analysis: Analysis) -> str:
     if len(result.hazard_ratios) == 1:
         ratio = result.hazard_ratios[0]
         said.append(f"HR {format_ratio(ratio)}, {ratio.label} vs {ratio.reference}")
-    return "   ".join(said)
+    return " · ".join(said)
 
 
 def _with_equals(shown: str) -> str:

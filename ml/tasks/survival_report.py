@@ -19,12 +19,14 @@ RUO = "Research use only – not for diagnosis or treatment"
 
 
 def format_p(p: float | None) -> str:
-    """Two significant digits, or "< 0.0001"."""
+    """Two significant digits, four decimals at most, or "< 0.0001"."""
     if p is None or math.isnan(p):
         return "–"
     if p < 0.0001:
         return "< 0.0001"
-    return f"{p:.2f}" if p >= 0.1 else f"{p:.2g}"
+    if p < 0.01:
+        return f"{p:.4f}"
+    return f"{p:.2f}" if p >= 0.1 else f"{p:.3f}"
 
 
 def p_phrase(p: float | None) -> str:
@@ -102,19 +104,28 @@ def methods(analysis: Analysis) -> str:
             f"Groups were compared by the log-rank test (χ² = {test.statistic:.2f}, "
             f"{test.df} df, {p_phrase(test.p)})."
         )
-    parts += [
-        f"The hazard ratio of {ratio.label} against {ratio.reference} was {ratio.ratio:.2f} "
-        f"(95 % CI {ratio.low:.2f} to {ratio.high:.2f}, {p_phrase(ratio.p)}; Cox regression, Efron "
-        f"ties; proportional hazards: Schoenfeld {p_phrase(ratio.ph_p)})."
-        for ratio in result.hazard_ratios
-        if ratio.ratio is not None
-    ]
+    parts += _hazards(analysis)
     if analysis.exclusions:
         why = "; ".join(f"{len(e.patients)}: {e.reason}" for e in analysis.exclusions)
         n_out = sum(len(exclusion.patients) for exclusion in analysis.exclusions)
         parts.append(f"Of {analysis.n_cohort} patients {n_out} were left out ({why}).")
     parts.append(f"Computed with lifelines {version('lifelines')}. {'. '.join(labels(question))}.")
     return " ".join(parts)
+
+
+def _hazards(analysis: Analysis) -> list[str]:
+    known = [ratio for ratio in analysis.result.hazard_ratios if ratio.ratio is not None]
+    if not known:
+        return []
+    values = "; ".join(
+        f"{ratio.label} {ratio.ratio:.2f} ({ratio.low:.2f} to {ratio.high:.2f}, {p_phrase(ratio.p)}"
+        f", Schoenfeld {p_phrase(ratio.ph_p)})"
+        for ratio in known
+    )
+    return [
+        f"Hazard ratios against {known[0].reference} (95 % CI; Cox regression, Efron ties; "
+        f"proportional hazards checked by scaled Schoenfeld residuals): {values}."
+    ]
 
 
 def _split(analysis: Analysis) -> str:

@@ -61,7 +61,7 @@ export class Controls {
       more > 0
         ? `${answer.results.length} of ${answer.total} shown: type to narrow.`
         : "Type a few letters, press Enter.";
-    return answer.results.map((option) => ({ value: optionText(option), note: originOf(option) }));
+    return answer.results.map((option) => ({ value: optionText(option), note: option.source }));
   }
 
   private choose(text: string): void {
@@ -94,12 +94,12 @@ export class Controls {
       });
       chosen.replaceChildren(
         element("strong", {}, stratifier.label),
+        clear,
         element(
           "span",
           { class: `badge ${stratifier.source === "clinical" ? "" : kind ? "badge-measured" : "badge-predicted"}` },
           originOf(stratifier),
         ),
-        clear,
       );
     }
     byId("cut-field").hidden = !stratifier?.numeric;

@@ -3,9 +3,10 @@ import { postJson } from "../shared/api";
 import { byId } from "../shared/dom";
 import { problemBody, toast, toastError } from "../shared/toast";
 import { Controls } from "./controls";
-import { downloadPng } from "./png";
 import { KmFigure } from "./figure";
 import { readStrokes } from "./key";
+import { downloadPng } from "./png";
+import { Readout } from "./readout";
 import { renderResults } from "./results";
 import { alignRiskTable, columnsUnder, renderRiskTable, type PlotArea } from "./riskTable";
 import { SavedAnalyses } from "./saved";
@@ -15,6 +16,7 @@ export class Dashboard {
   private readonly results = byId("results");
   private readonly table = byId<HTMLTableElement>("risk-table");
   private readonly figure: KmFigure;
+  private readonly readout = new Readout(byId("plot-frame"));
   private readonly controls: Controls;
   private readonly saved: SavedAnalyses;
   private request: KmRequest;
@@ -62,15 +64,13 @@ export class Dashboard {
   private async render(analysis: Analysis): Promise<void> {
     byId("problem").hidden = true;
     byId("km").hidden = false;
-    for (const panel of this.results.querySelectorAll<HTMLElement>("[data-stale]")) {
-      delete panel.dataset.stale;
-    }
     this.ticks = analysis.at_risk.ticks;
     readStrokes(analysis.figure);
     renderResults(analysis);
     renderRiskTable(this.table, analysis.at_risk);
     this.controls.show(analysis);
     this.carry(analysis.query);
+    this.readout.show(analysis.figure, analysis.at_risk.strata.map(({ label }) => label));
     await this.figure.draw(analysis.figure);
   }
 
@@ -93,6 +93,7 @@ export class Dashboard {
   }
 
   private align(area: PlotArea): void {
+    this.readout.place(area);
     alignRiskTable(this.table, columnsUnder(this.ticks, area));
   }
 }

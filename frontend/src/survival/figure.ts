@@ -1,6 +1,5 @@
 /** The curves, drawn by Plotly; the at-risk table follows the axis wherever it ends up. */
-import Plotly from "plotly.js-strict-dist-min";
-
+import Plotly from "../shared/plotly";
 import type { PlotArea } from "./riskTable";
 import type { Figure } from "./types";
 
@@ -20,7 +19,7 @@ export class KmFigure {
     let width = 0;
     new ResizeObserver(([entry]) => {
       const now = Math.round(entry.contentRect.width);
-      if (now === width) return;
+      if (now === 0 || now === width) return; // 0: hidden
       width = now;
       if (this.drawn) void this.resize();
     }).observe(host);

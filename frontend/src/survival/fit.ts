@@ -3,7 +3,7 @@ import { getJson, postJson } from "../shared/api";
 import { Combobox } from "../shared/combobox";
 import { byId, element } from "../shared/dom";
 import { toastError } from "../shared/toast";
-import { optionText, originOf } from "./request";
+import { optionText } from "./request";
 import type { StratifierOption, Urls } from "./types";
 
 export class FitForm {
@@ -43,7 +43,7 @@ export class FitForm {
       ({ source }) => source === "measured" || source === "predicted",
     );
     this.found = new Map(genes.map((option) => [optionText(option), option]));
-    return genes.map((option) => ({ value: optionText(option), note: originOf(option) }));
+    return genes.map((option) => ({ value: optionText(option), note: option.source }));
   }
 
   private render(): void {

@@ -9,6 +9,7 @@ export function renderResults(analysis: Analysis): void {
   byId("figure-title").textContent = analysis.title;
   byId("badges").replaceChildren(...badges(analysis));
   byId("headline").replaceChildren(...headline(analysis));
+  byId("legend").replaceChildren(...legend(analysis));
   byId("figure-caption").textContent = caption(analysis);
   byId("groups").replaceChildren(...groups(analysis));
   byId("notes").replaceChildren(...notes(analysis));
@@ -45,17 +46,24 @@ function headline({ n, events, log_rank, hazard_ratios, strata }: Analysis): HTM
   return shown;
 }
 
+function legend({ strata }: Analysis): HTMLElement[] {
+  if (strata.length < 2) return [];
+  return strata.map(({ label, n, events }, index) =>
+    element("li", {}, strokeKey(index), `${label}: ${events} of ${n}`),
+  );
+}
+
 function caption({ labels }: Analysis): string {
   return [
-    "Ticks on a curve: censored. Band: 95 % log-log interval. Pale tail: fewer than a tenth of the group, or than 5 patients, at risk. Table: at risk just before the month; censored and events before it, in total.",
+    "Beside the lines: events of patients. Ticks on a curve: censored. Band: 95 % log-log interval. Pale tail: fewer than a tenth of the group, or than 5 patients, at risk. Table: at risk just before the month; censored and events before it, in total.",
     `${labels.join(". ")}.`,
   ].join(" ");
 }
 
 function groups({ strata, hazard_ratios }: Analysis): Node[] {
   const compared = hazard_ratios.length > 0;
-  const columns = ["Group", "Patients", "Events", "Median (95 % CI), months"];
-  if (compared) columns.push("Hazard ratio (95 % CI)", "p", "Proportional hazards p");
+  const columns = ["Group", "Patients", "Events", "Median, months (95 % CI)"];
+  if (compared) columns.push("Hazard ratio (95 % CI)", "p", "p of prop. hazards");
   const head = columns.map((name, index) =>
     element("th", { scope: "col", class: index === 1 || index === 2 ? "num" : undefined }, name),
   );

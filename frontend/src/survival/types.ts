@@ -86,6 +86,8 @@ export interface HazardRatio {
 }
 
 export interface Trace {
+  x: number[];
+  y: number[];
   legendgroup: string;
   meta: { part: "band" | "curve" | "tail" | "censored" };
   line?: { color?: string; dash?: string };
