@@ -36,7 +36,7 @@ function row(job: Job): HTMLTableRowElement {
     element("td", {}, element("span", { class: `badge badge-${job.status}` }, statusText(job))),
     element("td", {}, progressOf(job)),
     element("td", {}, job.created_by ?? "–"),
-    element("td", {}, formatDateTime(job.created_at)),
+    element("td", { class: "nowrap" }, formatDateTime(job.created_at)),
     element("td", { class: "num" }, taken === null ? "–" : formatDuration(taken)),
   );
 }

@@ -69,8 +69,9 @@ function summary(): string[] {
 function update(): void {
   for (const row of document.querySelectorAll<HTMLTableRowElement>("tr[data-slide]")) {
     row.hidden = row.dataset.kind !== rowKind();
-    const select = row.querySelector("select");
-    if (select) select.disabled = !isOwnSplit();
+    for (const part of row.querySelectorAll<HTMLElement>("select, select + span")) {
+      part.hidden = (part.tagName === "SELECT") !== isOwnSplit();
+    }
   }
   byId("summary").replaceChildren(...summary().map((line) => element("p", {}, line)));
 }

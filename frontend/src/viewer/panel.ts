@@ -18,6 +18,16 @@ export function layersOf(table: TableInfo): LayerInfo[] {
   return table.layers.filter(({ kind }) => kind === "expression");
 }
 
+function modelName({ model }: LayerInfo): string {
+  return model?.name ?? "deleted model";
+}
+
+/** What the model had seen of this slide or its patient; empty when nothing. */
+function exposureText({ exposed, part }: LayerInfo): string {
+  if (part === "train") return "⚠ The model was trained on this slide";
+  return exposed ? "⚠ The model was trained on other slides of this patient" : "";
+}
+
 /** Whether the table's rows have values of this origin at all. */
 export function offers(table: TableInfo, origin: Origin): boolean {
   const predicted = layersOf(table).length > 0;
@@ -37,7 +47,7 @@ export function showChoices(state: ViewState, slide: SlideInfo, table: TableInfo
   byId("layer-field").hidden = layers.length === 0;
   setOptions(
     "layer",
-    layers.map(({ id, model }) => [id, model.name]),
+    layers.map((layer) => [layer.id, modelName(layer)]),
     state.layer ?? 0,
   );
   for (const radio of document.querySelectorAll<HTMLInputElement>("#origins input")) {
@@ -52,7 +62,7 @@ export function showChoices(state: ViewState, slide: SlideInfo, table: TableInfo
   byId<HTMLInputElement>("hide-lowest").checked = state.hideLowest;
   byId<HTMLSelectElement>("colours").value = state.colours;
   for (const id of ["cell-size", "cell-size-label"]) byId(id).hidden = table.row_kind === "spot";
-  const genes = Math.max(table.n_genes, ...layers.map(({ n_genes }) => n_genes));
+  const genes = Math.max(table.n_genes, ...layers.map(({ n_genes }) => n_genes ?? 0));
   byId("gene-hint").textContent =
     `${formatNumber(genes)} genes on ${formatNumber(table.n_rows)} ${rowsName(table)}` +
     (table.spot_diameter_um ? ` of ${formatNumber(table.spot_diameter_um)} µm` : "");
@@ -72,13 +82,14 @@ export function showBadges(behind: Expression[], layer: LayerInfo | null): void 
     badges.push(element("span", { class: "badge badge-measured" }, "measured"));
   }
   if (has("predicted") && layer) {
-    const href = `/models/${layer.model.id}/`;
-    const text = `predicted · ${layer.model.name}`;
-    badges.push(element("a", { class: "badge badge-predicted", href }, text));
-    if (layer.exposed) {
-      const warning = "⚠ This patient was in the model's training part";
-      badges.push(element("span", { class: "badge badge-warning" }, warning));
-    }
+    const text = `predicted · ${modelName(layer)}`;
+    badges.push(
+      layer.model
+        ? element("a", { class: "badge badge-predicted", href: `/models/${layer.model.id}/` }, text)
+        : element("span", { class: "badge badge-predicted" }, text),
+    );
+    const warning = exposureText(layer);
+    if (warning) badges.push(element("span", { class: "badge badge-warning" }, warning));
   }
   byId("badges").replaceChildren(...badges);
   const pearson = behind.find(({ origin }) => origin === "predicted")?.pearson ?? null;
@@ -99,7 +110,7 @@ export function showCaption(
   if (!caption) return;
   caption.hidden = !shown;
   if (!shown) return;
-  const model = layer?.model.name ?? "";
+  const model = layer ? modelName(layer) : "";
   const [kind, text] = {
     measured: ["measured", "measured"],
     predicted: ["predicted", `predicted · ${model}`],

@@ -4,10 +4,13 @@ export interface LayerInfo {
   id: number;
   kind: string;
   unit: string;
-  model: { id: number; name: string; version: number };
-  n_genes: number;
+  /** null when the model's row is gone. */
+  model: { id: number; name: string; version: number } | null;
+  n_genes: number | null;
   /** The slide's patient was in the training part of this model. */
   exposed: boolean;
+  /** The part that this very slide played for the model, if any. */
+  part: "train" | "validation" | "test" | null;
 }
 
 export interface TableInfo {
