@@ -133,6 +133,14 @@ def analyse(
     if question.stratifier is not None:
         missing = frame["value"].isna() | (frame["value"].astype(str) == "")
         frame = drop(frame, missing, f"{question.stratifier.label} missing")
+    if frame.empty:
+        why = "; ".join(f"{len(e.patients)}: {e.reason}" for e in out) or "the cohort is empty"
+        raise InputError(
+            "survival.no_patients",
+            "cohort",
+            f"Nobody of {n_cohort} patients is left to analyse ({why}).",
+            "Loosen what excludes them, or choose another stratifier.",
+        )
     strata = _strata(question, frame)
     if (strata.group < 0).any():
         frame = drop(frame, pd.Series(strata.group < 0, frame.index), "Level not chosen")
@@ -171,7 +179,7 @@ def _check(question: Question) -> None:
 
 def _strata(question: Question, frame: pd.DataFrame) -> Strata:
     stratifier = question.stratifier
-    if stratifier is None or not len(frame):
+    if stratifier is None:
         return Strata(("All patients",), np.zeros(len(frame), np.int64))
     if stratifier.numeric:
         return stratify_number(

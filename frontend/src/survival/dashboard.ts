@@ -64,6 +64,7 @@ export class Dashboard {
   private async render(analysis: Analysis): Promise<void> {
     byId("problem").hidden = true;
     byId("km").hidden = false;
+    this.results.classList.remove("refused");
     this.ticks = analysis.at_risk.ticks;
     readStrokes(analysis.figure);
     renderResults(analysis);
@@ -80,9 +81,8 @@ export class Dashboard {
     place.replaceChildren(problemBody(error));
     place.hidden = false;
     byId("km").hidden = true;
-    for (const id of ["headline", "badges", "groups", "notes", "excluded", "methods"]) {
-      byId(id).replaceChildren();
-    }
+    this.results.classList.add("refused");
+    for (const id of ["headline", "badges"]) byId(id).replaceChildren();
     byId("figure-title").textContent = "No curve for this question";
   }
 
