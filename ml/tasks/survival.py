@@ -284,16 +284,19 @@ def _risk_table(data: _Data, labels: tuple[str, ...], ticks: Floats) -> RiskTabl
     return RiskTable(ticks, labels, risk + censored + events, risk, censored, events)
 
 
+_MONTHS = (1.0, 2.0, 3.0, 6.0, 12.0, 24.0, 36.0, 60.0, 120.0)
+
+
 def risk_ticks(longest: float, most: int = 9) -> Floats:
     """Months at which the table counts: from 0 in equal, readable steps to `longest` or just below.
 
-    Steps are 1, 2, 3, 6 or 12 months and their round multiples, so that years stay years.
+    Steps are 1, 2, 3, 6 or 12 months and their round multiples, so that years stay years; shorter
+    follow-up has steps of a power of ten of a month.
     """
-    step = (
-        next((s for s in (1, 2, 3, 6, 12, 24, 36, 60, 120, 240) if longest / s <= most), 10**9)
-        if longest >= 3
-        else 10.0 ** np.floor(np.log10(max(longest, 1e-6) / 2))
-    )
+    if longest >= 3:
+        step = next((months for months in _MONTHS if longest / months <= most), _MONTHS[-1])
+    else:
+        step = 10.0 ** float(np.floor(np.log10(max(longest, 1e-6) / 2)))
     while longest / step > most:
         step *= 2
     return np.arange(0.0, longest + step * 1e-9, step)
