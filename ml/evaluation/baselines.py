@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml.evaluation.ridge import Ridge, Solver, Sums, choose_penalty
+from ml.evaluation.ridge import Ridge, Solver, choose
 from ml.models.past import PAST
 from ml.training.corpus import CHUNK, Corpus
-from ml.training.start import feature_sums, groups_of_slides
+from ml.training.start import FeatureSums
 
 COMPONENTS = (16, 32, 128, None)
 
@@ -64,25 +64,19 @@ def fit_baselines(model: PAST, train: Corpus) -> dict[str, Baseline]:
     that are left out in turn.
     """
     targets = train.all_expression()
-    parts = [feature_sums(model, train, g, targets) for g in groups_of_slides(train)]
-    colour, encoder = colour_columns(model), encoder_columns(model)
     return {
-        "colour_ridge": _fit(parts, colour, (None,)),
-        "frozen_ridge": _fit(parts, encoder, COMPONENTS),
+        "colour_ridge": _fit(model, train, colour_columns(model), targets, (None,)),
+        "frozen_ridge": _fit(model, train, encoder_columns(model), targets, COMPONENTS),
     }
 
 
 def _fit(
-    parts: list[Sums], columns: NDArray[np.int64], choices: tuple[int | None, ...]
+    model: PAST, train: Corpus, columns: NDArray[np.int64], targets: NDArray[np.float32],
+    components: tuple[int | None, ...],
 ) -> Baseline:
-    chosen = [part.columns(columns) for part in parts]
-    total = sum(chosen[1:], chosen[0])
-    fitting = [c for c in choices if c is None or c < min(len(columns), total.rows)]
-    best: tuple[float, int | None, float] | None = None
-    for components in fitting:
-        penalty, reached = choose_penalty(chosen, components=components)
-        if best is None or reached > best[2]:
-            best = (penalty, components, reached)
-    assert best is not None
-    penalty, components, _ = best
-    return Baseline(columns, Solver(total, components).ridge(penalty), penalty, components)
+    sums = FeatureSums(model, train, columns, targets)
+    total = sums.total
+    possible = [c for c in components if c is None or c < len(total.x)]
+    best = choose(sums.parts, components=possible)
+    ridge = sums.unrotated(Solver(total).ridge(best.penalty, best.components))
+    return Baseline(columns, ridge, best.penalty, best.components)

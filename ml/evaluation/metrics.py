@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
@@ -96,10 +97,9 @@ def blocks(xy_um: NDArray[Any], side_um: float) -> NDArray[np.int64]:
 def _moments(x: Floats, y: Floats, block: NDArray[np.int64]) -> Floats:
     """Sums over each block of 1, x, y, x², y², xy: (6, blocks, genes)."""
     count = int(block.max()) + 1
-    sums = np.zeros((6, count, x.shape[1]))
-    for i, term in enumerate((np.ones_like(x), x, y, x * x, y * y, x * y)):
-        np.add.at(sums[i], block, term)
-    return sums
+    member = csr_matrix((np.ones(len(block)), (block, np.arange(len(block)))), (count, len(block)))
+    terms = (np.ones_like(x), x, y, x * x, y * y, x * y)
+    return np.stack([member @ term for term in terms])
 
 
 def _pearson_of_moments(sums: Floats) -> Floats:
@@ -110,9 +110,9 @@ def _pearson_of_moments(sums: Floats) -> Floats:
 
 
 def paired_difference(
-    measured: Floats,
-    first: Floats,
-    second: Floats,
+    measured: NDArray[Any],
+    first: NDArray[Any],
+    second: NDArray[Any],
     groups: NDArray[Any],
     block: NDArray[np.int64],
     *,
@@ -139,7 +139,11 @@ def paired_difference(
         centre = measured[rows].mean(0)
         parts.append(
             [
-                _moments(x[rows] - x[rows].mean(0), measured[rows] - centre, local.ravel())
+                _moments(
+                    np.asarray(x[rows] - x[rows].mean(0), np.float64),
+                    np.asarray(measured[rows] - centre, np.float64),
+                    local.ravel(),
+                )
                 for x in (first, second)
             ]
         )

@@ -53,13 +53,6 @@ class Sums:
             self.xy + other.xy, self.yy + other.yy,
         )
 
-    def columns(self, chosen: NDArray[np.int64]) -> Sums:
-        """The same with some of the inputs only."""
-        return Sums(
-            self.rows, self.x[chosen], self.y, self.xx[np.ix_(chosen, chosen)],
-            self.xy[chosen], self.yy,
-        )
-
 
 @dataclass(frozen=True)
 class Ridge:
@@ -76,33 +69,29 @@ class Ridge:
 class Solver:
     """Ridge solutions of one training part for any penalty, after one decomposition.
 
-    Inputs are standardised; the penalty is per input and row, so that the same number means the
-    same shrinkage for 20 inputs and for 2,000, for 500 rows and for 500,000.
+    Inputs are to be standardised beforehand; the penalty is per input and row, so that the same
+    number means the same shrinkage for 20 inputs and for 2,000, for 500 rows and for 500,000.
 
     Args:
         sums: of the training part.
-        components: use only this many principal components of the inputs.
     """
 
-    def __init__(self, sums: Sums, components: int | None = None) -> None:
+    def __init__(self, sums: Sums) -> None:
         n = sums.rows
         self.mean, self.y_mean = sums.x / n, sums.y / n
-        covariance = sums.xx / n - np.outer(self.mean, self.mean)
-        self.scale = np.sqrt(np.maximum(np.diag(covariance), 0))
-        self.scale[self.scale < 1e-4] = np.inf
-        correlation = covariance / np.outer(self.scale, self.scale)
-        values, vectors = np.linalg.eigh(correlation)
-        if components is not None:
-            values, vectors = values[-components:], vectors[:, -components:]
+        values, vectors = np.linalg.eigh(sums.xx / n - np.outer(self.mean, self.mean))
         self.values, self.vectors = np.maximum(values, 0), vectors
-        cross = (sums.xy / n - np.outer(self.mean, self.y_mean)) / self.scale[:, None]
-        self.cross = vectors.T @ cross
+        self.cross = vectors.T @ (sums.xy / n - np.outer(self.mean, self.y_mean))
 
-    def ridge(self, penalty: float) -> Ridge:
-        """The solution for one penalty: multiples of the mean eigenvalue of the inputs."""
-        shrink = self.values + penalty
-        scaled = self.vectors @ (self.cross / shrink[:, None])
-        weights = scaled / self.scale[:, None]
+    def ridge(self, penalty: float, components: int | None = None) -> Ridge:
+        """The solution for one penalty, in units of the variance of an input.
+
+        Args:
+            components: use only this many principal components of the inputs; None for all.
+        """
+        kept = slice(None) if components is None else slice(-components, None)
+        shrink = self.values[kept] + penalty
+        weights = self.vectors[:, kept] @ (self.cross[kept] / shrink[:, None])
         return Ridge(weights, self.y_mean - self.mean @ weights)
 
 
@@ -118,37 +107,47 @@ def scores(ridge: Ridge, sums: Sums) -> Floats:
     return np.where(fine, joint / np.sqrt(np.where(fine, predicted * measured, 1.0)), 0.0)
 
 
-def choose_penalty(
-    parts: Sequence[Sums], *, components: int | None = None,
+@dataclass(frozen=True)
+class Choice:
+    """What leaving parts out found best.
+
+    Attributes:
+        penalty: of the ridge.
+        components: principal components of the inputs; None for all.
+        pcc: median Pearson on the left-out parts; not a number where nothing could be left out.
+    """
+
+    penalty: float
+    components: int | None
+    pcc: float
+
+
+def choose(
+    parts: Sequence[Sums], *, components: Sequence[int | None] = (None,),
     penalties: Sequence[float] = PENALTIES,
-) -> tuple[float, float]:
-    """The penalty with the highest median Pearson on parts left out in turn, and that Pearson.
+) -> Choice:
+    """The penalty and number of components with the highest Pearson on parts left out in turn.
 
     Args:
         parts: sums of each slide or patient. A single part cannot be left out; then the middle
-            penalty is taken, and the Pearson is not a number.
+            penalty is taken, and the last number of components.
     """
-    if len(parts) < 2:
-        return penalties[len(penalties) // 2], float("nan")
+    if len(parts) < 2 or len(penalties) * len(components) == 1:
+        return Choice(penalties[len(penalties) // 2], components[-1], float("nan"))
     total = sum(parts[1:], parts[0])
-    reached = np.zeros(len(penalties))
+    reached = np.zeros((len(components), len(penalties)))
     for part in parts:
-        solver = Solver(_minus(total, part), components)
-        reached += [float(np.median(scores(solver.ridge(p), part))) for p in penalties]
-    best = int(np.argmax(reached))
-    return penalties[best], float(reached[best] / len(parts))
+        solver = Solver(minus(total, part))
+        for i, count in enumerate(components):
+            reached[i] += [
+                float(np.median(scores(solver.ridge(p, count), part))) for p in penalties
+            ]
+    i, j = (int(k) for k in np.unravel_index(int(np.argmax(reached)), reached.shape))
+    return Choice(penalties[j], components[i], float(reached[i, j] / len(parts)))
 
 
-def fit_ridge(
-    parts: Sequence[Sums], *, components: int | None = None,
-    penalties: Sequence[float] = PENALTIES,
-) -> tuple[Ridge, float]:
-    """Ridge on all parts with the penalty chosen by leaving parts out; and that penalty."""
-    penalty, _ = choose_penalty(parts, components=components, penalties=penalties)
-    return Solver(sum(parts[1:], parts[0]), components).ridge(penalty), penalty
-
-
-def _minus(total: Sums, part: Sums) -> Sums:
+def minus(total: Sums, part: Sums) -> Sums:
+    """Sums of the rows of `total` that are not among those of `part`."""
     return Sums(
         total.rows - part.rows, total.x - part.x, total.y - part.y, total.xx - part.xx,
         total.xy - part.xy, total.yy - part.yy,

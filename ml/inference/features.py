@@ -57,7 +57,8 @@ def tiles(
     for rows in np.split(order, starts[1:]):
         low = np.floor((points[rows].min(0) - scale.margin) / GRID).astype(int) * GRID
         high = np.ceil((points[rows].max(0) + scale.margin) / GRID).astype(int) * GRID
-        yield np.sort(rows), (int(low[0]), int(low[1]), *(int(v) for v in high - low))
+        (x, y), (width, height) = low.tolist(), (high - low).tolist()
+        yield np.sort(rows), (x, y, width, height)
 
 
 def _read(slide: SlideReader, mpp: float, scale: Scale, tile: Tile) -> NDArray[np.uint8]:

@@ -46,4 +46,5 @@ class CellEncoder(nn.Module):
         x = self.embeddings(tokens) + self.positional_embedding(place)
         x = self.encoder(x, src_key_padding_mask=opened)
         real = (~pad).unsqueeze(-1).to(x.dtype)
-        return (x * real).sum(1) / real.sum(1).clamp_min(1)
+        out: Tensor = (x * real).sum(1) / real.sum(1).clamp_min(1)
+        return out

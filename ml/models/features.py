@@ -150,7 +150,7 @@ def tile_features(
     Returns:
         (n, columns of this scale) float32.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)
+    pixels = torch.tensor(image, device=device).permute(2, 0, 1)
     points = torch.from_numpy(centres).to(device)
     wanted = set(scale.windows)
     found: dict[str, Tensor] = {}

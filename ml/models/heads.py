@@ -91,4 +91,5 @@ class ExpressionHead(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """(n, dim) → (n, genes) log1p counts per 10,000."""
-        return self.mean + self.scale * (self.programmes(embedding) @ self.loadings)
+        scores: Tensor = self.programmes(embedding)
+        return self.mean + self.scale * (scores @ self.loadings)

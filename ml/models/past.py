@@ -61,7 +61,7 @@ class LossWeights:
 
     expression: float = 1.0
     contrast: float = 0.1
-    contrast_rows: int = 128
+    contrast_rows: int = 64
     near_um: float = 28.0
 
 
@@ -142,6 +142,10 @@ class PAST(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(inputs))
         self.register_buffer("feature_scale", torch.ones(inputs))
 
+    def networks(self) -> list[Member]:
+        """The members, typed."""
+        return [member for member in self.members if isinstance(member, Member)]
+
     def standardise(self, features: Tensor) -> Tensor:
         """Features (..., inputs) in training deviations, cut at ±6 against artefacts."""
         return ((features - self.feature_mean) / self.feature_scale).clamp(-6.0, 6.0)
@@ -154,19 +158,19 @@ class PAST(nn.Module):
     @torch.no_grad()
     def predict(self, batch: ImageBatch) -> Tensor:
         """Expression (n, genes) log1p counts per 10,000, never below 0."""
-        each = [m.expression_head(m.embed(batch)) for m in self.members]
+        each = [m.expression_head(m.embed(batch)) for m in self.networks()]
         return torch.stack(each).mean(0).clamp_min(0.0)
 
     @torch.no_grad()
     def encode_image(self, batch: ImageBatch) -> Tensor:
         """Unit vectors (n, project) of the first member's shared space."""
-        member = self.members[0]
+        member = self.networks()[0]
         out: Tensor = member.image_projection(member.embed(batch))
         return out
 
     @torch.no_grad()
     def encode_cell(self, tokens: Tensor) -> Tensor:
         """Rank tokens (n, context) → unit vectors (n, project) of the first member's space."""
-        member = self.members[0]
+        member = self.networks()[0]
         out: Tensor = member.cell_projection(member.cell_encoder(tokens))
         return out

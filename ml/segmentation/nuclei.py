@@ -43,7 +43,7 @@ def nuclei_of_tile(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     Returns:
         (n, 2) float64 x, y in pixels of the image.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    pixels = torch.tensor(image).permute(2, 0, 1)
     stain = ndimage.gaussian_filter(densities(pixels)[0].numpy(), SMOOTH_UM / MPP)
     local = ndimage.uniform_filter(stain, round(BACKGROUND_UM / MPP))
     foreground = ndimage.binary_opening(stain > local + CONTRAST, iterations=1)

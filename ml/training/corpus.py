@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import cast
 
 import numpy as np
 import torch
@@ -41,16 +41,6 @@ class Section:
     counts: csr_matrix
     totals: NDArray[np.float64]
     images: NDArray[np.float16] | NDArray[np.uint8]
-
-
-class ImageRows(Protocol):
-    """Rows that a model can be applied to."""
-
-    def __len__(self) -> int: ...
-
-    def images(self, rows: Rows, model: PAST) -> ImageBatch:
-        """Image inputs of some rows, on the model's device."""
-        ...
 
 
 def nearest(
@@ -118,7 +108,7 @@ class ImageSource:
         ).astype(np.int64)
         self._distance = np.concatenate([d for _, d in near])
         self._moments = (
-            [feature_moments([block]) for block in images]
+            [feature_moments([cast(NDArray[np.float16], block)]) for block in images]
             if config.per_slide and config.features
             else None
         )
@@ -183,7 +173,8 @@ class Corpus(ImageSource):
         """log1p counts per 10,000 of some rows (k, genes)."""
         counts = self.counts[rows].toarray().astype(np.float64)
         scaled = counts * (1e4 / np.maximum(self.totals[rows], 1.0))[:, None]
-        return np.log1p(scaled).astype(np.float32)
+        values: NDArray[np.float32] = np.log1p(scaled).astype(np.float32)
+        return values
 
     def expression_moments(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean and deviation of each gene's expression over the measured rows."""

@@ -33,6 +33,8 @@ class Settings:
         epochs: passes over the training part, for each member.
         batch: rows per step.
         learning_rate, weight_decay: of AdamW; cosine to zero after one warm-up epoch.
+        stop_after: epochs after which each member is finished, though the schedule is laid out for
+            `epochs`; None runs them all. 0 keeps the linear start.
         patience: epochs without a better validation Pearson before a member is finished.
         clip: norm that gradients are clipped to.
         seed: everything random follows from it.
@@ -41,8 +43,9 @@ class Settings:
 
     epochs: int = 16
     batch: int = 256
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-4
     weight_decay: float = 0.05
+    stop_after: int | None = None
     patience: int = 4
     clip: float = 1.0
     seed: int = 0
@@ -119,12 +122,17 @@ class Trainer:
             saved = {}
         self.model.eval()
 
+    @property
+    def validation_curve(self) -> list[float]:
+        """Validation Pearson of the last member at its start and after each epoch."""
+        last = [r for r in self.history if r["member"] == self.progress.member - 1]
+        return [r["validation_pcc"] for r in last]
+
     def _member(
         self, number: int, saved: dict[str, Tensor], advance: Callable[[float], None]
     ) -> None:
         settings, progress = self.settings, self.progress
-        member = self.model.members[number]
-        assert isinstance(member, Member)
+        member = self.model.networks()[number]
         torch.manual_seed(seed_of(settings.seed, "init", number))
         if not saved:
             member.load_state_dict(Member(self.model.config).to(self.device).state_dict())
@@ -137,13 +145,17 @@ class Trainer:
         if not saved and self.validation is not None:
             progress.best, progress.best_epoch = self._validate(number), 0
             self.report.metric("validation_pcc", progress.best, progress.step)
+            self.history.append(
+                {"member": number, "epoch": 0, "validation_pcc": progress.best}
+            )
         if saved:
             best = _under(saved, "best.")
             _load_optimiser(optimiser, member, _under(saved, "optimiser."))
-        while progress.epoch < settings.epochs and progress.stale < settings.patience:
+        last = settings.epochs if settings.stop_after is None else settings.stop_after
+        while progress.epoch < last and progress.stale < settings.patience:
             loss = self._epoch(number, member, optimiser)
             self.report.metric("train_loss", loss, progress.step)
-            record = {"member": number, "epoch": progress.epoch, "train_loss": loss}
+            record = {"member": number, "epoch": progress.epoch + 1, "train_loss": loss}
             if self.validation is None:
                 best = {k: v.clone() for k, v in member.state_dict().items()}
             else:
@@ -199,8 +211,7 @@ class Trainer:
     def _validate(self, number: int) -> float:
         """Median over genes of the member's Pearson within the validation slides."""
         assert self.validation is not None
-        member = self.model.members[number]
-        assert isinstance(member, Member)
+        member = self.model.networks()[number]
         member.eval()
         with torch.no_grad():
             predicted = [

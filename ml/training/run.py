@@ -127,7 +127,7 @@ def run(
         "n_genes": len(tables.symbols),
         "n_rows": len(start.train.measured),
         "scope": scope,
-        "epochs": len(trainer.history),
+        "epochs": sum(record["epoch"] > 0 for record in trainer.history),
         "seconds": time.perf_counter() - began,
         "cells_per_s": trainer.rows_seen / max(loop_seconds, 1e-9),
     }

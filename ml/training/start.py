@@ -6,12 +6,14 @@ Training then only has to improve on the linear model, which few rows already de
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml.evaluation.ridge import PENALTIES, Ridge, Sums, fit_ridge
+from ml.evaluation.ridge import PENALTIES, Ridge, Solver, Sums, minus, scores
 from ml.models.heads import FeatureHead
 from ml.models.past import PAST, Member
 from ml.training.corpus import Corpus
@@ -34,7 +36,8 @@ def principal_programmes(train: Corpus, rank: int) -> NDArray[np.float32]:
     _, vectors = np.linalg.eigh(covariance)
     loadings = vectors[:, ::-1][:, :rank].T
     sign = np.sign(loadings[np.arange(len(loadings)), np.abs(loadings).argmax(1)])
-    return (loadings * sign[:, None]).astype(np.float32)
+    signed: NDArray[np.float32] = (loadings * sign[:, None]).astype(np.float32)
+    return signed
 
 
 def groups_of_slides(corpus: Corpus, folds: int = 5) -> list[list[int]]:
@@ -48,35 +51,98 @@ def groups_of_slides(corpus: Corpus, folds: int = 5) -> list[list[int]]:
     return dealt
 
 
-def feature_sums(
-    model: PAST, corpus: Corpus, sections: list[int], targets: NDArray[np.float32]
-) -> Sums:
-    """Sums over the measured rows of some sections.
+class FeatureSums:
+    """Sums for ridges on standardised image features, for each group of training sections.
+
+    With fewer rows than inputs, inputs are rotated onto the space that the rows span: a ridge there
+    is the same ridge, and its decomposition is as small as the number of rows.
 
     Args:
-        targets: (measured rows, outputs) what the ridge is to predict.
+        model: standardises the features.
+        train: the training part.
+        columns: inputs to use; None for all.
+        targets: (measured rows, outputs).
     """
 
-    def blocks() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        chosen = np.flatnonzero(np.isin(corpus.section[corpus.measured], sections))
-        for at in np.array_split(chosen, max(len(chosen) // 2048, 1)):
-            values = torch.from_numpy(corpus.raw(corpus.measured[at]))
-            yield model.standardise(values.to(model.feature_mean.device)).cpu().numpy(), targets[at]
+    def __init__(
+        self, model: PAST, train: Corpus, columns: NDArray[np.int64] | None,
+        targets: NDArray[np.float32],
+    ) -> None:
+        self._model, self._train = model, train
+        self._columns = slice(None) if columns is None else columns
+        self.rotation: Floats | None = None
+        rows = train.measured
+        width = len(self.inputs(rows[:1])[0])
+        if len(rows) < width:
+            values = self.inputs(rows).astype(np.float64)
+            self.rotation = np.linalg.svd(values, full_matrices=False)[2].T
+        self.parts = [self._sums(group, targets) for group in groups_of_slides(train)]
 
-    return Sums.over(blocks())
+    def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Standardised features (k, inputs) of some rows."""
+        values = torch.from_numpy(self._train.raw(rows)).to(self._model.feature_mean.device)
+        return self._model.standardise(values).cpu().numpy()[:, self._columns]
+
+    def _sums(self, sections: list[int], targets: NDArray[np.float32]) -> Sums:
+        chosen = np.flatnonzero(np.isin(self._train.section[self._train.measured], sections))
+
+        def blocks() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+            for at in np.array_split(chosen, max(len(chosen) // 2048, 1)):
+                inputs: NDArray[Any] = self.inputs(self._train.measured[at])
+                if self.rotation is not None:
+                    inputs = inputs @ self.rotation
+                yield inputs, targets[at]
+
+        return Sums.over(blocks())
+
+    @property
+    def total(self) -> Sums:
+        """Sums over the whole training part."""
+        return sum(self.parts[1:], self.parts[0])
+
+    def unrotated(self, ridge: Ridge) -> Ridge:
+        """The same ridge on the inputs themselves."""
+        if self.rotation is None:
+            return ridge
+        return Ridge(self.rotation @ ridge.weights, ridge.intercept)
 
 
 def ridge_to_programmes(
     model: PAST, train: Corpus, loadings: NDArray[np.float32], penalty: float | None = None
-) -> tuple[Ridge, float]:
-    """Ridge from standardised features to programme scores, and its penalty.
+) -> tuple[Ridge, float, float]:
+    """Ridge from standardised features to programme scores.
 
-    Without a given penalty, the one that is best on slides left out in turn.
+    Without a given penalty, the one that is best for the genes on slides left out in turn.
+
+    Returns:
+        the ridge, its penalty, and the median Pearson on the left-out slides (NaN without any).
     """
     mean, scale = train.expression_moments()
-    scores = ((train.all_expression() - mean) / scale) @ loadings.T
-    parts = [feature_sums(model, train, g, scores) for g in groups_of_slides(train)]
-    return fit_ridge(parts, penalties=PENALTIES if penalty is None else (penalty,))
+    values = (train.all_expression() - mean) / scale
+    programmes = loadings.T.astype(np.float64)
+    sums = FeatureSums(model, train, None, values)
+    reached = float("nan")
+    if penalty is None:
+        penalty, reached = _penalty(sums.parts, programmes)
+    total = sums.total
+    to_programmes = replace(total, y=total.y @ programmes, xy=total.xy @ programmes)
+    return sums.unrotated(Solver(to_programmes).ridge(penalty)), penalty, reached
+
+
+def _penalty(parts: list[Sums], programmes: Floats) -> tuple[float, float]:
+    """The penalty whose low-rank predictions correlate best with the genes, and how well."""
+    if len(parts) < 2:
+        return PENALTIES[len(PENALTIES) // 2], float("nan")
+    total = sum(parts[1:], parts[0])
+    reached = np.zeros(len(PENALTIES))
+    for part in parts:
+        solver = Solver(minus(total, part))
+        for i, penalty in enumerate(PENALTIES):
+            ridge = solver.ridge(penalty)
+            low_rank = Ridge(ridge.weights @ programmes @ programmes.T, ridge.intercept)
+            reached[i] += float(np.median(scores(low_rank, part)))
+    best = int(np.argmax(reached))
+    return PENALTIES[best], float(reached[best] / len(parts))
 
 
 def set_start(

@@ -1,0 +1,204 @@
+"""`past`: the steps of the workbench on files, without its database."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ml.errors import InputError
+from ml.report import ConsoleReport, plain
+
+INPUT_EXIT = 3
+NOTICE = "Research use only – not for diagnosis or treatment."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0 done, 3 the input must be changed."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        status: int = given.run(given)
+    except InputError as error:
+        print(f"past: {error.where}: {error.what}\n      {error.remedy}", file=sys.stderr)
+        return INPUT_EXIT
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    from ml.io.commands import add_commands
+
+    parser = argparse.ArgumentParser(prog="past", description=f"{__doc__} {NOTICE}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_commands(commands)
+    _add_train(commands)
+    _add_predict(commands)
+    _add_trial(commands)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser("train", help="train a model on a converted study")
+    train.add_argument("study", type=Path, help="folder that `past convert` wrote")
+    train.add_argument("out", type=Path, help="folder for model/ and evaluation/")
+    train.add_argument("--validation", nargs="*", default=[], metavar="SLIDE")
+    train.add_argument("--test", nargs="*", default=[], metavar="SLIDE")
+    train.add_argument("--row-kind", choices=["cell", "spot"], help="where a study has both")
+    train.add_argument("--epochs", type=int)
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--encoder", default="efficientnet_lite0")
+    train.add_argument("--preset", default="small")
+    train.set_defaults(run=_train)
+
+
+def _add_predict(commands: Any) -> None:
+    predict = commands.add_parser("predict", help="predict expression for slides of a study")
+    predict.add_argument("model", type=Path, help="the model/ folder of a training")
+    predict.add_argument("study", type=Path, help="folder that `past convert` wrote")
+    predict.add_argument("out", type=Path, help="folder for layers/, tables/, patients.parquet")
+    predict.add_argument("--slides", nargs="*", metavar="SLIDE", help="all slides by default")
+    predict.set_defaults(run=_predict)
+
+
+def _add_trial(commands: Any) -> None:
+    trial = commands.add_parser("trial", help="a trial on published data, with its table")
+    trial.add_argument("name", choices=["her2st", "kirc"])
+    trial.add_argument("path", type=Path, help="the published folder or file")
+    trial.add_argument("--out", type=Path, help="folder for results; trial-NAME by default")
+    trial.set_defaults(run=_trial)
+
+
+def _study(folder: Path) -> dict[str, Any]:
+    """What `past convert` found in a study."""
+    listing = folder / "result.json"
+    if not listing.is_file():
+        raise InputError(
+            "study.not_converted", str(folder), "It holds no result.json.",
+            "Convert the study first: past convert PATH FOLDER.",
+        )
+    found: dict[str, Any] = json.loads(listing.read_text(encoding="utf-8"))
+    return found
+
+
+def _chosen(slides: list[dict[str, Any]], codes: list[str], what: str) -> None:
+    unknown = sorted(set(codes) - {slide["code"] for slide in slides})
+    if unknown:
+        raise InputError(
+            "study.unknown_slide", what, f"There is no such slide: {', '.join(unknown)}.",
+            f"Slides are: {', '.join(slide['code'] for slide in slides)}.",
+        )
+
+
+def _mpp(slide: dict[str, Any]) -> float:
+    value = slide.get("mpp") or slide["info"].get("mpp")
+    if not value:
+        raise InputError(
+            "slide.no_mpp", slide["code"], "The slide does not say its resolution.",
+            "Give mpp for it in slides.csv and convert the study again.",
+        )
+    return float(value)
+
+
+def _train(given: argparse.Namespace) -> int:
+    from ml.io.store import content_hash
+    from ml.run import run_spec
+
+    slides = [
+        slide
+        for slide in _study(given.study)["slides"]
+        if slide["cells"] and slide["cells"]["n_genes"]
+        and given.row_kind in (None, slide["cells"]["row_kind"])
+    ]
+    _chosen(slides, given.validation + given.test, "--validation, --test")
+    parts = {**dict.fromkeys(given.validation, "validation"), **dict.fromkeys(given.test, "test")}
+    sections = [
+        {
+            "slide": str(given.study / slide["file"]),
+            "table": str(given.study / slide["cells"]["path"]),
+            "slide_code": slide["code"],
+            "patient": slide["patient"],
+            "part": parts.get(slide["code"], "train"),
+            "mpp": _mpp(slide),
+            "slide_sha256": content_hash(given.study / slide["file"])[0],
+            "table_sha256": content_hash(given.study / slide["cells"]["path"])[0],
+        }
+        for slide in slides
+    ]
+    result = run_spec(
+        {
+            "kind": "train",
+            "params": {
+                "epochs": given.epochs, "seed": given.seed, "encoder": given.encoder,
+                "preset": given.preset,
+            },
+            "inputs": {
+                "sections": sections, "parent": None, "work": str(given.out / "work"),
+            },
+            "out": str(given.out),
+        },
+        ConsoleReport(),
+    )  # fmt: skip
+    print(json.dumps(plain({"model": str(given.out / "model"), **result["metrics"]})))
+    return 0
+
+
+def _predict(given: argparse.Namespace) -> int:
+    from ml.io.store import content_hash
+    from ml.models.checkpoint import load
+    from ml.run import run_spec
+
+    row_kind = load(given.model).config.row_kind
+    slides = _study(given.study)["slides"]
+    _chosen(slides, given.slides or [], "--slides")
+    targets = []
+    for slide in slides:
+        if given.slides and slide["code"] not in given.slides:
+            continue
+        table = None
+        if slide["cells"] and slide["cells"]["row_kind"] == row_kind:
+            table = given.study / slide["cells"]["path"]
+        targets.append(
+            {
+                "slide": str(given.study / slide["file"]),
+                "slide_code": slide["code"],
+                "patient": slide["patient"],
+                "mpp": _mpp(slide),
+                "table": str(table) if table else None,
+                "table_sha256": content_hash(table)[0] if table else None,
+            }
+        )
+    result = run_spec(
+        {
+            "kind": "predict",
+            "params": {},
+            "inputs": {
+                "model": str(given.model), "model_sha256": content_hash(given.model)[0],
+                "slides": targets,
+            },
+            "out": str(given.out),
+        },
+        ConsoleReport(),
+    )  # fmt: skip
+    rows = {slide["slide_code"]: slide["n_rows"] for slide in result["slides"]}
+    print(json.dumps(plain({"out": str(given.out), "rows": rows, "seconds": result["seconds"]})))
+    return 0
+
+
+def _trial(given: argparse.Namespace) -> int:
+    out = given.out or Path(f"trial-{given.name}")
+    out.mkdir(parents=True, exist_ok=True)
+    if given.name == "her2st":
+        from ml.tasks import expression_trial
+
+        expression_trial.main(given.path, out, ConsoleReport())
+    else:
+        from ml.tasks import survival_trial
+
+        survival_trial.main(given.path, out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

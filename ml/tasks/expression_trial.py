@@ -1,0 +1,330 @@
+"""`past trial her2st`: spatial expression from H&E on real sections, each held out in turn.
+
+Everything that is chosen (programmes, the linear start's penalty, epochs) is chosen on the training
+sections alone, by leaving each of them out in turn; the held-out section is only scored.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ml.errors import InputError
+from ml.evaluation.baselines import fit_baselines
+from ml.evaluation.evaluate import BLOCK_UM, ceiling, slide_blocks
+from ml.evaluation.metrics import Floats, paired_difference, pearson, summary
+from ml.models.config import Architecture, ModelConfig
+from ml.models.past import LossWeights, Member
+from ml.report import Report
+from ml.training.corpus import Corpus, Section
+from ml.training.loop import Settings, Trainer
+from ml.training.prepare import (
+    SectionInput,
+    Start,
+    Tables,
+    build,
+    model_config,
+    read_images,
+    read_tables,
+)
+from ml.training.start import set_start
+
+GENES = 500
+RANKS = (4, 8, 16)
+EPOCHS = 30
+SEEDS = 3
+RESAMPLES = 1000
+LABEL = "held-out section of the same patient"
+# Few rows and many noisy genes: small networks, strong regularisation.
+ARCHITECTURE = Architecture(
+    dim=48, hidden=64, project=32, cell_layers=1, context=64, dropout=0.3, input_dropout=0.3
+)
+SETTINGS = Settings(
+    epochs=EPOCHS, batch=128, learning_rate=2e-4, weight_decay=0.1, patience=EPOCHS,
+    losses=LossWeights(contrast=0.05, near_um=150.0),
+)
+PREDICTORS = ("PAST", "frozen-encoder ridge", "colour ridge", "mean")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Settings that inner validation found best; `pcc` is the Pearson it found."""
+
+    rank: int
+    epochs: int
+    pcc: float
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Predictions for one held-out section, (rows, genes) each."""
+
+    code: str
+    genes: tuple[str, ...]
+    measured: NDArray[np.float32]
+    predicted: dict[str, NDArray[np.float32]]
+    ceiling: Floats
+    block: NDArray[np.int64]
+    chosen: Chosen
+
+
+def main(
+    path: Path, out: Path, report: Report, *, genes: int = GENES, sections: list[str] | None = None,
+    epochs: int = EPOCHS, seeds: int = SEEDS,
+) -> dict[str, Any]:
+    """Run the trial, print its tables, and write them under `out`.
+
+    Args:
+        path: the her2st folder (counts, images, spots).
+        out: study, features, ``per_gene.csv`` and ``trial.json`` are written here; what is there
+            from a run before is used again.
+        genes: most counted genes of the training sections.
+        sections: hold out only these.
+        epochs: longest training that inner validation may choose.
+        seeds: members of the ensemble.
+
+    Returns:
+        the JSON object that is printed last.
+    """
+    began = time.perf_counter()
+    given = _sections(path, out, report)
+    names = [s.slide_code for s in given]
+    held_out = sections or names
+    unknown = sorted(set(held_out) - set(names))
+    if unknown or len(names) < 3:
+        raise InputError(
+            "trial.sections", str(path), f"It has the sections {', '.join(names)}.",
+            "Hold out one of these; three sections are needed at least.",
+        )
+    images = _images(given, out, report)
+    folds = []
+    for code in held_out:
+        report.stage(f"Holding out {code}")
+        folds.append(_fold(code, given, images, genes, epochs, seeds, report))
+    result = _report(folds, out)
+    result["seconds"] = round(time.perf_counter() - began, 1)
+    (out / "trial.json").write_text(json.dumps(result, indent=1))
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def _sections(path: Path, out: Path, report: Report) -> list[SectionInput]:
+    """The sections as slides and cell tables, through the same import as any study."""
+    from ml.io.store import content_hash
+    from ml.io.study import run_import
+
+    study = out / "study"
+    listing = study / "import.json"
+    if not listing.exists():
+        study.mkdir(parents=True, exist_ok=True)
+        found = run_import({"format": "her2st"}, {"path": str(path)}, study, report)
+        listing.write_text(json.dumps(found))
+    return [
+        SectionInput(
+            study / slide["file"], study / slide["cells"]["path"], slide["code"],
+            slide["patient"], "train", float(slide["info"]["mpp"]),
+            content_hash(study / slide["file"])[0],
+            content_hash(study / slide["cells"]["path"])[0],
+        )
+        for slide in json.loads(listing.read_text())["slides"]
+        if slide["cells"]
+    ]
+
+
+def _tables(given: list[SectionInput], genes: int) -> Tables:
+    return read_tables(given, max_genes=genes, scale_over="table")
+
+
+def _config(tables: Tables, seeds: int) -> ModelConfig:
+    architecture = replace(ARCHITECTURE, rank=max(RANKS), members=seeds)
+    config = model_config(tables, "efficientnet_lite0", architecture)
+    return replace(config, scale_over="table", provenance={"trial": "her2st"})
+
+
+def _images(given: list[SectionInput], out: Path, report: Report) -> dict[str, Any]:
+    """Image features of every section; they do not depend on what is held out."""
+    report.stage("Image features")
+    tables = _tables(given, 1)
+    sections = read_images(tables, _config(tables, 1), out, report)
+    return {section.code: section.images for section in sections}
+
+
+def _fold(
+    code: str, given: list[SectionInput], images: dict[str, Any], genes: int, epochs: int,
+    seeds: int, report: Report,
+) -> Fold:
+    parts = [replace(s, part="test" if s.slide_code == code else "train") for s in given]
+    tables = _tables(parts, genes)
+    config = _config(tables, seeds)
+    sections = [
+        Section(
+            s.given.slide_code, s.given.patient, s.given.part, s.xy_um, s.counts, s.totals,
+            images[s.given.slide_code],
+        )
+        for s in tables.sections
+    ]
+    training = [s for s in sections if s.part == "train"]
+    chosen = _choose(training, config, epochs, report)
+    report.log(
+        f"inner validation: {chosen.rank} programmes, {chosen.epochs} epochs "
+        f"(Pearson {chosen.pcc:.3f} on training sections left out)"
+    )
+    start = build(_with_rank(config, chosen.rank), training)
+    _train(start, None, replace(SETTINGS, epochs=epochs, stop_after=chosen.epochs), report)
+    test = Corpus([s for s in sections if s.part == "test"], config)
+    baselines = fit_baselines(start.model, start.train)
+    measured = test.all_expression()
+    mean = np.broadcast_to(start.train.expression_moments()[0], measured.shape)
+    return Fold(
+        code, config.vocabulary.symbols, measured,
+        {
+            "PAST": test.predict(start.model),
+            "frozen-encoder ridge": baselines["frozen_ridge"].predict(start.model, test),
+            "colour ridge": baselines["colour_ridge"].predict(start.model, test),
+            "mean": mean,
+        },
+        ceiling(test), slide_blocks(test, BLOCK_UM["spot"]), chosen,
+    )  # fmt: skip
+
+
+def _with_rank(config: ModelConfig, rank: int) -> ModelConfig:
+    return replace(config, architecture=replace(config.architecture, rank=rank))
+
+
+def _train(start: Start, validation: Corpus | None, settings: Settings, report: Report) -> Trainer:
+    def begin(member: Member) -> None:
+        set_start(member, start.train, start.loadings, start.ridge)
+
+    trainer = Trainer(
+        start.model, start.train, validation, settings, begin, None, _Quiet(report), "trial"
+    )
+    trainer.run()
+    return trainer
+
+
+def _choose(
+    training: list[Section], config: ModelConfig, epochs: int, report: Report
+) -> Chosen:
+    """Rank and epochs with the best Pearson, each training section left out in turn."""
+    single = replace(config, architecture=replace(config.architecture, members=1))
+    linear = [build(_with_rank(single, rank), training).left_out_pcc for rank in RANKS]
+    rank = RANKS[int(np.argmax(linear))]
+    curve = np.zeros(epochs + 1)
+    for left_out in training:
+        start = build(_with_rank(single, rank), [s for s in training if s is not left_out])
+        settings = replace(SETTINGS, epochs=epochs, patience=epochs + 1)
+        trainer = _train(start, Corpus([left_out], single), settings, report)
+        curve += np.array(trainer.validation_curve) / len(training)
+    report.log("inner Pearson by epoch: " + " ".join(f"{v:.3f}" for v in curve))
+    best = int(np.argmax(curve))
+    return Chosen(rank, best, float(curve[best]))
+
+
+class _Quiet:
+    """Passes on only whether to stop: dozens of small trainings would drown the tables."""
+
+    def __init__(self, report: Report) -> None:
+        self.should_stop = report.should_stop
+
+    def stage(self, name: str) -> None: ...
+
+    def progress(self, share: float) -> None: ...
+
+    def metric(self, name: str, value: float, step: int | None = None) -> None: ...
+
+    def log(self, text: str) -> None: ...
+
+
+def _report(folds: list[Fold], out: Path) -> dict[str, Any]:
+    """Print and write the tables; every gene is scored in all folds or in none."""
+    shared = set(folds[0].genes).intersection(*(f.genes for f in folds))
+    genes = [g for g in folds[0].genes if g in shared]
+    columns = [np.array([f.genes.index(g) for g in genes]) for f in folds]
+    pcc = {
+        name: np.mean(
+            [
+                pearson(f.predicted[name][:, c], f.measured[:, c])
+                for f, c in zip(folds, columns, strict=True)
+            ],
+            axis=0,
+        )
+        for name in PREDICTORS
+    }
+    reachable = np.mean([f.ceiling[c] for f, c in zip(folds, columns, strict=True)], axis=0)
+    table = pd.DataFrame({"gene": genes, **pcc, "ceiling": reachable})
+    table.sort_values("PAST", ascending=False).to_csv(
+        out / "per_gene.csv", index=False, float_format="%.4f"
+    )
+    group = np.concatenate([np.full(len(f.measured), i) for i, f in enumerate(folds)])
+    block = np.concatenate([f.block for f in folds])
+
+    def stacked(values: list[NDArray[np.float32]]) -> Floats:
+        return np.concatenate(
+            [v[:, c] for v, c in zip(values, columns, strict=True)]
+        ).astype(np.float64)
+
+    measured = stacked([f.measured for f in folds])
+    past = stacked([f.predicted["PAST"] for f in folds])
+    differences = {
+        name: paired_difference(
+            measured, past, stacked([f.predicted[name] for f in folds]), group, block,
+            seed=0, resamples=RESAMPLES,
+        )
+        for name in ("colour ridge", "frozen-encoder ridge")
+    }
+    _print(folds, genes, pcc, reachable, differences, cast(pd.DataFrame, table))
+    colour, frozen = differences["colour ridge"], differences["frozen-encoder ridge"]
+    return {
+        "trial": "her2st", "label": LABEL,
+        "pcc_median": _round(np.median(pcc["PAST"])),
+        "ridge_pcc_median": _round(np.median(pcc["colour ridge"])),
+        "frozen_ridge_pcc_median": _round(np.median(pcc["frozen-encoder ridge"])),
+        "mean_pcc_median": _round(np.median(pcc["mean"])),
+        "ceiling_pcc_median": _round(np.median(reachable)),
+        "difference": _round(colour[0]),
+        "difference_low": _round(colour[1]), "difference_high": _round(colour[2]),
+        "frozen_difference": _round(frozen[0]),
+        "frozen_difference_low": _round(frozen[1]), "frozen_difference_high": _round(frozen[2]),
+        "genes": len(genes), "spots": len(measured), "folds": [f.code for f in folds],
+    }  # fmt: skip
+
+
+def _round(value: Any) -> float:
+    return round(float(value), 4)
+
+
+def _print(
+    folds: list[Fold], genes: list[str], pcc: dict[str, Floats], reachable: Floats,
+    differences: dict[str, tuple[float, float, float]], table: pd.DataFrame,
+) -> None:
+    print(f"\nher2st, {LABEL}. Research use only – not for diagnosis or treatment.")
+    print(
+        f"{len(genes)} genes (most counted in the training sections of every fold), "
+        f"{sum(len(f.measured) for f in folds)} spots, sections "
+        f"{', '.join(f.code for f in folds)} held out in turn."
+    )
+    print("Pearson per gene, mean over the folds, of log1p(counts per 10,000):\n")
+    print(f"{'':24}{'median':>8}{'q1':>8}{'q3':>8}")
+    for name, values in {**pcc, "split-half ceiling": reachable}.items():
+        s = summary(values)
+        print(f"{name:24}{s['pcc_median']:8.3f}{s['pcc_q1']:8.3f}{s['pcc_q3']:8.3f}")
+    print("\nDifference of the medians (95 % interval, resampling spatial blocks):")
+    for name, (difference, low, high) in differences.items():
+        print(f"PAST − {name:22}{difference:+.3f}  [{low:+.3f}, {high:+.3f}]")
+    print("\nTen best genes:")
+    best = table.sort_values("PAST", ascending=False).head(10)
+    print(best.to_string(index=False, float_format=lambda v: f"{v:.3f}"))
+    print("\nChosen on the training sections:")
+    for fold in folds:
+        print(
+            f"{fold.code}: {fold.chosen.rank} programmes, {fold.chosen.epochs} epochs, "
+            f"inner Pearson {fold.chosen.pcc:.3f}"
+        )
+    print()
