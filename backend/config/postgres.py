@@ -273,7 +273,7 @@ def _start(var: Path, server: Server, *, durable: bool) -> Server:
     if not Path(server.binaries, "postgres").exists():  # the environment was made anew elsewhere
         server = _write(var, replace(server, binaries=str(_binaries())))
     if not (data / "PG_VERSION").exists():
-        _initialise(server)
+        _initialise(server, durable=durable)
     elif _major(Path(server.binaries)) != int((data / "PG_VERSION").read_text()):
         raise PostgresError(
             f"{data} was made by another version of PostgreSQL than "
@@ -305,7 +305,7 @@ def _start(var: Path, server: Server, *, durable: bool) -> Server:
     return server
 
 
-def _initialise(server: Server) -> None:
+def _initialise(server: Server, *, durable: bool) -> None:
     # C locale: the wheel is built without ICU. initdb empties what it could not finish, but not
     # when it is killed, so whatever is in a folder without PG_VERSION goes first.
     for leftover in Path(server.data).iterdir():
@@ -321,6 +321,7 @@ def _initialise(server: Server) -> None:
         "--locale=C",
         "--auth-local=trust",
         "--auth-host=reject",
+        *([] if durable else ["--no-sync"]),
     )
 
 

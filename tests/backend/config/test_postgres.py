@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -15,12 +16,16 @@ import pytest
 
 from backend.config import postgres
 
+start = partial(postgres.ensure_running, durable=False)
 
-@pytest.fixture
-def var(tmp_path):
-    """A data folder; its server is removed at the end, wherever it put its data."""
-    yield tmp_path
-    postgres.remove(tmp_path)
+
+@pytest.fixture(scope="module")
+def var(tmp_path_factory):
+    """A data folder whose server these tests start, stop and kill; removed at the end, wherever it
+    put its data."""
+    folder = tmp_path_factory.mktemp("installation")
+    yield folder
+    postgres.remove(folder)
 
 
 def _postmaster(var: Path) -> int:
@@ -30,6 +35,7 @@ def _postmaster(var: Path) -> int:
 
 def _write(url: str) -> None:
     with psycopg.connect(url) as connection:
+        connection.execute("DROP TABLE IF EXISTS kept")
         connection.execute("CREATE TABLE kept (n int)")
         connection.execute("INSERT INTO kept VALUES (42)")
 
@@ -39,27 +45,29 @@ def _read(url: str) -> int:
         return connection.execute("SELECT n FROM kept").fetchone()[0]
 
 
-def test_it_starts_stops_and_keeps_its_data(var):
-    assert "no server" in postgres.status(var)
+def test_it_starts_stops_and_keeps_its_data(var, tmp_path):
+    assert "no server" in postgres.status(tmp_path)
     url = postgres.ensure_running(var)
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SHOW fsync").fetchone()[0] == "on"
     assert postgres.status(var).startswith("running")
     _write(url)
     postgres.stop(var)
     assert postgres.status(var).startswith("stopped")
     assert not Path(postgres._read(var).socket).exists()
-    assert _read(postgres.ensure_running(var)) == 42
+    assert _read(start(var)) == 42
 
 
 def test_a_second_start_is_instant(var):
-    url = postgres.ensure_running(var)
+    url = start(var)
     started = time.monotonic()
-    assert postgres.ensure_running(var) == url
+    assert start(var) == url
     assert time.monotonic() - started < 0.2
 
 
 def test_nobody_else_can_reach_it(var):
     """Only a socket in a folder closed to others; no TCP; not as root."""
-    url = postgres.ensure_running(var)
+    url = start(var)
     folder = Path(postgres._read(var).socket)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert len(str(folder / ".s.PGSQL.5432")) < 108
@@ -70,17 +78,17 @@ def test_nobody_else_can_reach_it(var):
 
 
 def test_it_survives_a_crash_with_a_lock_that_names_a_living_process(var):
-    url = postgres.ensure_running(var)
+    url = start(var)
     _write(url)
     pid_file = Path(postgres._read(var).data, "postmaster.pid")
     os.kill(_postmaster(var), signal.SIGKILL)
     _, _, rest = pid_file.read_text().partition("\n")
     pid_file.write_text(f"{os.getpid()}\n{rest}")
-    assert _read(postgres.ensure_running(var)) == 42
+    assert _read(start(var)) == 42
 
 
 def test_it_waits_for_a_backend_that_outlives_a_killed_postmaster(var):
-    url = postgres.ensure_running(var)
+    url = start(var)
     _write(url)
     busy = psycopg.connect(url)
     loop = "DO $$ BEGIN FOR i IN 1..2000000000 LOOP END LOOP; END $$"
@@ -88,7 +96,7 @@ def test_it_waits_for_a_backend_that_outlives_a_killed_postmaster(var):
     thread.start()
     time.sleep(0.3)
     os.kill(_postmaster(var), signal.SIGKILL)
-    assert _read(postgres.ensure_running(var)) == 42
+    assert _read(start(var)) == 42
     thread.join(5)
     assert not thread.is_alive()
 
@@ -103,42 +111,44 @@ def _swallow(connection: psycopg.Connection, statement: str) -> None:
 def test_several_that_start_at_once_share_one_server(var):
     command = [sys.executable, "-m", "backend.config.postgres", "start"]
     environment = {**os.environ, "PAST_VAR": str(var)}
-    starts = [
+    start(var)
+    postgres.stop(var)
+    children = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    said = {start.communicate(timeout=60)[0].strip() for start in starts}
-    assert said == {postgres.ensure_running(var)}
+    said = {child.communicate(timeout=60)[0].strip() for child in children}
+    assert said == {start(var)}
 
 
 def test_installations_do_not_meet(var, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     try:
-        assert postgres.ensure_running(var) != postgres.ensure_running(other)
-        _write(postgres.ensure_running(var))
+        assert start(var) != start(other)
+        _write(start(var))
         with pytest.raises(psycopg.errors.UndefinedTable):
-            _read(postgres.ensure_running(other))
+            _read(start(other))
     finally:
         postgres.remove(other)
 
 
 def test_a_socket_folder_that_went_away_is_replaced(var):
-    _write(postgres.ensure_running(var))
+    _write(start(var))
     folder = Path(postgres._read(var).socket)
     for left in folder.iterdir():
         left.unlink()
     folder.rmdir()
-    assert _read(postgres.ensure_running(var)) == 42
+    assert _read(start(var)) == 42
 
 
 def test_data_of_another_major_version_is_refused_by_name(var):
-    postgres.ensure_running(var)
+    start(var)
     postgres.stop(var)
     data = Path(postgres._read(var).data)
     version = (data / "PG_VERSION").read_text()
     (data / "PG_VERSION").write_text("9\n")
     with pytest.raises(postgres.PostgresError, match="another version"):
-        postgres.ensure_running(var)
+        start(var)
     (data / "PG_VERSION").write_text(version)
 
 
@@ -148,7 +158,7 @@ def test_where_the_account_cannot_reach_the_data_goes_elsewhere(tmp_path):
     closed.mkdir(mode=0o700)
     var = closed / "var"
     try:
-        postgres.ensure_running(var)
+        start(var)
         assert Path(postgres._read(var).data).parent == Path("/var/tmp")
         assert closed.stat().st_mode & 0o777 == 0o700
     finally:
@@ -164,8 +174,7 @@ def test_the_command_line_tells_and_refuses(var):
             env={**os.environ, "PAST_VAR": str(var)}, capture_output=True, text=True,
         )  # fmt: skip
 
-    assert "no server" in run("status").stdout
-    assert run("url").stdout.strip() == postgres.ensure_running(var)
+    assert run("url").stdout.strip() == start(var)
     assert run("stop").returncode == 0
     assert run("status").stdout.startswith("stopped")
     assert run("dance").returncode == 2
