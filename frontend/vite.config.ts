@@ -1,7 +1,7 @@
 import { readdirSync } from "node:fs";
 import { basename, resolve } from "node:path";
 
-import { defineConfig } from "vitest/config";
+import { defineConfig } from "vite";
 
 const entriesFolder = resolve(import.meta.dirname, "src/entries");
 const entries = Object.fromEntries(
@@ -21,10 +21,5 @@ export default defineConfig({
     assetsInlineLimit: 0,
     chunkSizeWarningLimit: 1500,
     rolldownOptions: { input: entries },
-  },
-  test: {
-    globals: true,
-    root: resolve(import.meta.dirname, ".."),
-    include: ["tests/frontend/**/*.test.ts"],
   },
 });

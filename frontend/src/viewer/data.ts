@@ -20,6 +20,7 @@ export interface TablePoints extends Coordinates {
 
 export class SlideData {
   private readonly tables = new Map<number, Promise<TablePoints>>();
+  private readonly known = new Map<string, Promise<GeneInfo | null>>();
   private readonly expressions = new Map<string, Promise<Expression>>();
 
   points(table: TableInfo): Promise<TablePoints> {
@@ -44,6 +45,19 @@ export class SlideData {
 
   predicted(layer: number, symbol: string): Promise<Expression> {
     return this.expression(`/api/v1/layers/${layer}/expression/${encodeURIComponent(symbol)}/`);
+  }
+
+  /** The gene of exactly this symbol, or null where the table has none such. */
+  gene(table: TableInfo, symbol: string): Promise<GeneInfo | null> {
+    const key = `${table.id} ${symbol}`;
+    let found = this.known.get(key);
+    if (!found) {
+      found = this.genes(table, symbol).then(
+        (genes) => genes.find((gene) => gene.symbol === symbol) ?? null,
+      );
+      this.remember(this.known, key, found);
+    }
+    return found;
   }
 
   async genes(table: TableInfo, search: string): Promise<GeneInfo[]> {

@@ -3,41 +3,22 @@ import { byId, element } from "../shared/dom";
 import { formatFixed, formatNumber } from "../shared/format";
 import { valueAt, type Expression, type Origin } from "./expression";
 import type { ViewState } from "./permalink";
+import { layersOf, modelName, offers, rowsName } from "./picture";
 import type { Hover } from "./slideView";
-import type { LayerInfo, SlideInfo, TableInfo } from "./types";
+import type { GeneInfo, LayerInfo, SlideInfo, TableInfo } from "./types";
 
 const HOVER_CARD_PX = 190;
 const HOVER_OFFSET_PX = 14;
 
-export function rowsName(table: TableInfo, count = 2): string {
-  return count === 1 ? table.row_kind : `${table.row_kind}s`;
-}
-
-/** Expression layers of a table. */
-export function layersOf(table: TableInfo): LayerInfo[] {
-  return table.layers.filter(({ kind }) => kind === "expression");
-}
-
-function modelName({ model }: LayerInfo): string {
-  return model?.name ?? "deleted model";
-}
-
-/** What the model had seen of this slide or its patient; empty when nothing. */
-function exposureText({ exposed, part }: LayerInfo): string {
-  if (part === "train") return "⚠ The model was trained on this slide";
-  return exposed ? "⚠ The model was trained on other slides of this patient" : "";
-}
-
-/** Whether the table's rows have values of this origin at all. */
-export function offers(table: TableInfo, origin: Origin): boolean {
-  const predicted = layersOf(table).length > 0;
-  if (origin === "measured") return table.measured;
-  return origin === "predicted" ? predicted : predicted && table.measured;
-}
-
 /** Puts the state, and what is possible in the chosen table, into the panel's fields. */
-export function showChoices(state: ViewState, slide: SlideInfo, table: TableInfo): void {
+export function showChoices(
+  state: ViewState,
+  slide: SlideInfo,
+  table: TableInfo,
+  gene: GeneInfo | null,
+): void {
   const layers = layersOf(table);
+  const layer = layers.find(({ id }) => id === state.layer) ?? null;
   byId("table-field").hidden = slide.tables.length < 2;
   setOptions(
     "table",
@@ -52,10 +33,10 @@ export function showChoices(state: ViewState, slide: SlideInfo, table: TableInfo
   );
   for (const radio of document.querySelectorAll<HTMLInputElement>("#origins input")) {
     const origin = radio.value as Origin;
-    radio.disabled = !offers(table, origin);
+    radio.disabled = !offers(origin, table, layer, gene);
     radio.checked = !state.split && origin === state.origin;
   }
-  byId("split-field").hidden = !offers(table, "difference");
+  byId("split-field").hidden = !offers("difference", table, layer, gene);
   byId<HTMLInputElement>("split").checked = state.split;
   byId<HTMLInputElement>("gene").value = state.gene;
   byId<HTMLInputElement>("opacity").value = String(state.opacity);
@@ -72,6 +53,12 @@ function setOptions(id: string, entries: [number, string][], chosen: number): vo
   const select = byId<HTMLSelectElement>(id);
   select.replaceChildren(...entries.map(([value, text]) => element("option", { value }, text)));
   select.value = String(chosen);
+}
+
+/** What the model had seen of this slide or its patient; empty when nothing. */
+function exposureText({ exposed, part }: LayerInfo): string {
+  if (part === "train") return "⚠ The model was trained on this slide";
+  return exposed ? "⚠ The model was trained on other slides of this patient" : "";
 }
 
 /** Says what the picture is: measured, predicted by which version, and how far to trust it. */

@@ -6,27 +6,19 @@ import { formatFixed, formatNumber } from "../shared/format";
 import { toast, toastError } from "../shared/toast";
 import { COLOUR_MAPS, type ColourMapName } from "./colormaps";
 import { SlideData } from "./data";
-import { byteOf, difference, type Expression, type Origin } from "./expression";
-import {
-  layersOf,
-  offers,
-  rowsName,
-  showBadges,
-  showCaption,
-  showChoices,
-  showHover,
-} from "./panel";
+import { byteOf, type Expression, type Origin } from "./expression";
+import { showBadges, showCaption, showChoices, showHover } from "./panel";
 import { fromQuery, toQuery, type ViewState } from "./permalink";
+import { layerOf, layersOf, loadPicture, offers, rowsName, settle } from "./picture";
 import { fullRange, percentileRange, ScalePanel, type ValueRange } from "./scalePanel";
 import { SlideView } from "./slideView";
 import { listenToKeys, Toolbar } from "./toolbar";
-import type { LayerInfo, SlideInfo, TableInfo } from "./types";
+import type { GeneInfo, LayerInfo, SlideInfo, TableInfo } from "./types";
 
 const LINK_PAUSE_MS = 250;
 const TOKEN_RENEWAL_MS = 45 * 60 * 1000;
 const TOKEN_RETRY_MS = 10 * 1000;
 const DEFAULT_CELL_UM = 8;
-const ORIGINS: Origin[] = ["measured", "predicted", "difference"];
 
 /** One view with what it shows; both are replaced together. */
 interface Pane {
@@ -44,6 +36,7 @@ export class Workbench {
   private readonly scale: ScalePanel;
   /** Expressions behind the present picture, for the pointer: measured, predicted or both. */
   private behind: Expression[] = [];
+  private gene: GeneInfo | null = null;
   private turn = 0;
   private linkTimer: ReturnType<typeof setTimeout> | undefined;
   private tokenAskedAt = 0;
@@ -94,12 +87,11 @@ export class Workbench {
   }
 
   private get layer(): LayerInfo | null {
-    return layersOf(this.table).find(({ id }) => id === this.state.layer) ?? null;
+    return layerOf(this.state, this.table);
   }
 
-  /** The layer that measured values share their panel with. */
-  private get sharedPanel(): number | null {
-    return this.layer?.id ?? null;
+  private offers(origin: Origin): boolean {
+    return offers(origin, this.table, this.layer, this.gene);
   }
 
   // ---- views -----------------------------------------------------------------------------------
@@ -160,8 +152,7 @@ export class Workbench {
   }
 
   private async setSplit(split: boolean): Promise<void> {
-    this.state.split = split && offers(this.table, "difference");
-    showChoices(this.state, this.slide, this.table);
+    this.state.split = split && offers("difference", this.table, this.layer, null);
     const figure = byId("view-second");
     figure.hidden = !this.state.split;
     if (this.state.split && !this.second) {
@@ -191,10 +182,29 @@ export class Workbench {
   /** Fetches what the state asks for and draws it, unless the state moved on meanwhile. */
   private async apply(): Promise<void> {
     const turn = ++this.turn;
-    const { state, table } = this;
     document.documentElement.dataset.viewer = "loading";
+    try {
+      await this.load(turn);
+    } catch (error) {
+      if (turn === this.turn) document.documentElement.dataset.viewer = "error";
+      throw error;
+    }
+  }
+
+  private async load(turn: number): Promise<void> {
+    const { state, table } = this;
     const points = await this.data.points(table);
-    const { panes, behind } = await this.expressions();
+    const gene = state.gene ? await this.data.gene(table, state.gene) : null;
+    if (turn !== this.turn) return;
+    this.gene = gene;
+    const settled = settle(state, table, gene);
+    if (settled) toast(settled);
+    if (this.second && !state.split) {
+      await this.setSplit(false);
+      return;
+    }
+    showChoices(state, this.slide, table, gene);
+    const { panes, behind } = await loadPicture(this.data, state, table, gene);
     if (turn !== this.turn) return;
     this.behind = behind;
     const diameter = (table.spot_diameter_um ?? this.cellMicrons) / this.slide.mpp;
@@ -207,26 +217,6 @@ export class Workbench {
     this.describe();
     this.writeLinkSoon();
     document.documentElement.dataset.viewer = "ready";
-  }
-
-  private async expressions(): Promise<{ panes: Expression[]; behind: Expression[] }> {
-    const { state, table } = this;
-    if (!state.gene) return { panes: [], behind: [] };
-    const wantsBoth = state.split || state.origin === "difference";
-    const needed = ORIGINS.slice(0, 2).filter((origin) => wantsBoth || origin === state.origin);
-    const loaded = await Promise.all(
-      needed.map((origin) =>
-        origin === "measured"
-          ? this.data.measured(table, this.sharedPanel, state.gene)
-          : this.data.predicted(this.sharedPanel ?? 0, state.gene),
-      ),
-    );
-    if (state.split) return { panes: loaded, behind: loaded };
-    if (state.origin === "difference") {
-      const gap = difference(loaded[1], loaded[0]);
-      return { panes: [gap], behind: [...loaded, gap] };
-    }
-    return { panes: loaded, behind: loaded };
   }
 
   private get shown(): Expression[] {
@@ -282,7 +272,7 @@ export class Workbench {
   }
 
   private async setOrigin(origin: Origin): Promise<void> {
-    if (!offers(this.table, origin)) return;
+    if (!this.offers(origin)) return;
     this.state.origin = origin;
     this.state.low = this.state.high = null;
     await this.setSplit(false);
@@ -311,6 +301,7 @@ export class Workbench {
     };
     on<HTMLSelectElement>("table", "change", ({ value }) => {
       const table = this.slide.tables.find(({ id }) => id === Number(value));
+      this.state.low = this.state.high = null;
       if (table) run(this.useTable(table));
     });
     on<HTMLSelectElement>("layer", "change", ({ value }) => {
