@@ -33,8 +33,8 @@ def checked_path(path: str) -> str:
     it what else is on the server.
     """
     roots = [Path(root).resolve() for root in settings.IMPORT_ROOTS]
-    real = Path(path).resolve()
-    if not _inside(real, roots) or not real.exists():
+    real = _real(path)
+    if real is None or not _inside(real, roots):
         raise InputError(
             "import.path",
             f"path {path!r}",
@@ -50,6 +50,14 @@ def checked_path(path: str) -> str:
                 "Put the file itself there, or ask for its place to be added to IMPORT_ROOTS.",
             )
     return str(real)
+
+
+def _real(path: str) -> Path | None:
+    """The real path; None when nothing is there, or there can be no such path (loops, NUL)."""
+    try:
+        return Path(path).resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def _inside(path: Path, roots: list[Path]) -> bool:

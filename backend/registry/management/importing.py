@@ -81,7 +81,7 @@ class ImportCommand(BaseCommand):
         elif kind == "stage":
             self.stdout.write(f"  {data.get('name', '')}")
         elif kind == "progress":
-            self.stdout.write(f"  {float(data.get('value', 0)):.0%}")
+            self.stdout.write(f"  {float(data.get('progress', 0)):.0%}")
         elif kind == "log":
             self.stdout.write(f"  {data.get('text', '')}")
 

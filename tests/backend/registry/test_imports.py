@@ -144,7 +144,10 @@ class TestImportRoots:
         job = request_import(user=staff, params={"path": str(root / "study" / ".." / "study")})
         assert job.parameters["path"] == str((root / "study").resolve())
 
-    @pytest.mark.parametrize("path", ["/etc", "{root}/../elsewhere", "{root}-beside", "relative"])
+    @pytest.mark.parametrize(
+        "path",
+        ["/etc", "{root}/../elsewhere", "{root}-beside", "relative", "a\0b", "/" + "a" * 4000],
+    )
     def test_outside_and_missing_are_told_alike(self, root, staff, tmp_path, path):
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "incoming-beside").mkdir()
