@@ -38,7 +38,7 @@ from ml.training.start import set_start
 
 GENES = 500
 RANKS = (4, 8, 16)
-EPOCHS = 30
+EPOCHS = 12
 SEEDS = 3
 RESAMPLES = 1000
 LABEL = "held-out section of the same patient"
@@ -47,7 +47,7 @@ ARCHITECTURE = Architecture(
     dim=48, hidden=64, project=32, cell_layers=1, context=64, dropout=0.3, input_dropout=0.3
 )
 SETTINGS = Settings(
-    epochs=EPOCHS, batch=128, learning_rate=2e-4, weight_decay=0.1, patience=EPOCHS,
+    epochs=EPOCHS, batch=128, learning_rate=1e-3, weight_decay=0.1, patience=EPOCHS,
     losses=LossWeights(contrast=0.05, near_um=150.0),
 )
 PREDICTORS = ("PAST", "frozen-encoder ridge", "colour ridge", "mean")

@@ -186,7 +186,8 @@ def _strata(question: Question, frame: pd.DataFrame) -> Strata:
             frame["value"].to_numpy(float),
             question.cut,
             value=question.value,
-            unit=stratifier.unit,
+            # "years" belongs in a label; the unit of expression does in the methods alone.
+            unit=stratifier.unit if stratifier.source == CLINICAL else "",
         )
     if question.cut is not Cut.LEVELS:
         raise InputError(

@@ -132,7 +132,8 @@ def _split(analysis: Analysis) -> str:
     stratifier = analysis.question.stratifier
     if stratifier is None:
         return ""
-    origin = f", {stratifier.source}" if stratifier.source != "clinical" else ""
+    origins = {"clinical": "", "risk": ", predicted out of fold"}
+    origin = origins.get(stratifier.source, f", {stratifier.source}")
     if stratifier.model:
         origin += f" by {stratifier.model}"
     if stratifier.table and stratifier.source == "measured":

@@ -66,7 +66,7 @@ describe("names of options", () => {
     ];
     expect(new Set(options.map(optionText)).size).toBe(4);
     expect(options.map(originOf)).toEqual([
-      "measured · bulk RNA", "predicted · PAST v1", "predicted · PAST v2", "predicted · risk model",
+      "measured · bulk RNA", "predicted · PAST v1", "predicted · PAST v2", "predicted · OS risk model 1",
     ]);
   });
 });

@@ -12,6 +12,8 @@ export class Controls {
   private readonly value = byId<HTMLInputElement>("value");
   private readonly training = byId<HTMLInputElement>("include-training");
   private found = new Map<string, StratifierOption>();
+  /** What the answer on the page is divided by, as the list names it. */
+  private standing = "";
 
   constructor(
     private readonly page: Page,
@@ -52,7 +54,7 @@ export class Controls {
 
   private async search(text: string): Promise<{ value: string; note: string }[]> {
     // With a choice standing in the field, opening the list shows everything again.
-    const words = this.found.has(text) ? "" : text;
+    const words = text === this.standing ? "" : text;
     const url = `${this.page.urls.stratifiers}?search=${encodeURIComponent(words)}`;
     const answer = await getJson<{ total: number; results: StratifierOption[] }>(url);
     this.found = new Map(answer.results.map((option) => [optionText(option), option]));
@@ -84,11 +86,12 @@ export class Controls {
     const { stratifier, cut, request } = analysis;
     const chosen = byId("chosen");
     chosen.hidden = stratifier === null;
+    this.standing = stratifier ? optionText(stratifier) : "";
+    this.stratifier.value = this.standing;
     if (stratifier) {
       const kind = stratifier.source === "measured" || stratifier.source === "clinical";
       const clear = element("button", { class: "button button-small", type: "button" }, "Clear");
       clear.addEventListener("click", () => {
-        this.stratifier.value = "";
         this.ask(dividedBy(this.request, null));
         this.stratifier.focus();
       });

@@ -39,15 +39,17 @@ export function originOf(option: Pick<StratifierOption, "source" | "model" | "ta
     case "predicted":
       return option.model ? `predicted · ${option.model}` : "predicted";
     case "risk":
-      return "predicted · risk model";
+      return `predicted · ${option.table_name}`;
   }
 }
 
+type Named = Pick<StratifierOption, "source" | "name" | "label" | "model" | "table_name">;
+
 /** The text by which the search list names an option; no two options share it. */
-export function optionText(option: StratifierOption): string {
+export function optionText(option: Named): string {
   return option.source === "clinical" ? option.label : `${option.name} · ${shortOrigin(option)}`;
 }
 
-function shortOrigin(option: StratifierOption): string {
+function shortOrigin(option: Named): string {
   return option.source === "predicted" ? option.model || "predicted" : option.table_name;
 }
