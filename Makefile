@@ -6,7 +6,6 @@ TORCH_SPEC ?= torch==2.13.0
 PORT ?= 8000
 ONLY ?=
 BIN := .venv/bin
-export DJANGO_SETTINGS_MODULE ?= backend.config.settings.dev
 
 .PHONY: demo test lint smoke bench stop clean setup setup-dev lock
 
@@ -40,6 +39,7 @@ stop:
 
 # Removes everything that is not in the repository: environment, builds, and the demo's data.
 clean: stop
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m backend.config.postgres remove; fi
 	rm -rf .venv var frontend/node_modules frontend/dist bench.json *.egg-info
 
 setup: .venv/.runtime frontend/dist/.built

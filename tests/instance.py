@@ -53,7 +53,7 @@ class Instance:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._run("-m", "backend.config.postgres", "stop")
+        self._run("-m", "backend.config.postgres", "remove")
 
     def start(self) -> None:
         self._supervisor = subprocess.Popen(

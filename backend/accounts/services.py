@@ -46,7 +46,8 @@ def put_user(
     user, created = User.objects.get_or_create(username=username)
     user.first_name, user.last_name = first, last
     user.is_staff, user.is_superuser = staff, superuser
-    user.set_password(password)
+    if not user.check_password(password):  # a new hash of the same password would end sessions
+        user.set_password(password)
     user.save()
     record(actor=None, action="user.create" if created else "user.update", subject=user)
     return user

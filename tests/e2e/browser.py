@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -37,7 +40,14 @@ def fresh_page(browser: Browser) -> Iterator[Page]:
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-    yield page
-    context.close()
+    try:
+        yield page
+    except BaseException:
+        shot = Path(tempfile.gettempdir()) / f"past-e2e-{os.getpid()}.png"
+        page.screenshot(path=shot)
+        print(f"What was on the screen: {shot}")
+        raise
+    finally:
+        context.close()
     if complaints:
         raise AssertionError("The page's console: " + "\n".join(complaints))

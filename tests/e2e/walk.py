@@ -43,11 +43,9 @@ class Visitor:
         """Waits on a job's page for its success; returns the seconds it took."""
         expect(self.page).to_have_url(re.compile(r"/jobs/\d+/"))
         start = time.perf_counter()
-        self.page.wait_for_function(
-            "['succeeded', 'failed', 'cancelled'].includes(document.documentElement.dataset.job)",
-            timeout=JOB_SECONDS * 1000,
-        )
-        if self.page.evaluate("document.documentElement.dataset.job") != "succeeded":
+        ends = ", ".join(f"html[data-job={end}]" for end in ("succeeded", "failed", "cancelled"))
+        self.page.locator(ends).wait_for(state="attached", timeout=JOB_SECONDS * 1000)
+        if not self.page.locator("html[data-job=succeeded]").count():
             raise AssertionError(self.page.locator("main").inner_text())
         return time.perf_counter() - start
 
@@ -91,7 +89,7 @@ def view_gene(member: Visitor, study: str, slide: str, genes: tuple[str, str]) -
     member.open(f"/studies/{study}/")
     start = time.perf_counter()
     member.page.get_by_role("link", name=slide, exact=True).first.click()
-    member.page.wait_for_function("document.documentElement.dataset.viewer === 'ready'")
+    member.page.locator("html[data-viewer=ready]").wait_for(state="attached")
     opened = time.perf_counter() - start
     pictures, seconds = [], []
     for gene in genes:
@@ -113,18 +111,15 @@ def search_gene(member: Visitor, gene: str) -> None:
     field.fill(gene)
     member.page.get_by_role("option", name=re.compile(rf"^{gene}\b")).first.wait_for()
     field.press("Enter")
-    member.page.wait_for_function(
-        "gene => [...document.querySelectorAll('canvas[data-gene]')]"
-        ".some(c => c.dataset.gene === gene && Number(c.dataset.drawn) > 0)",
-        arg=gene,
-    )
+    drawn = f"canvas[data-gene='{gene}']:not([data-drawn='0'])"
+    member.page.locator(drawn).first.wait_for(state="attached")
 
 
 def read_survival(investigator: Visitor, study: str, stratifier: str) -> dict[str, float]:
     """Divides the cohort and reads curve, table and p; returns the seconds it took to be drawn."""
     investigator.open(f"/studies/{study}/survival/")
     page = investigator.page
-    page.wait_for_function("document.documentElement.dataset.survival === 'ready'")
+    page.locator("html[data-survival=ready]").wait_for(state="attached")
     start = time.perf_counter()
     field = page.get_by_role("combobox", name="Divide by")
     field.fill(stratifier)
