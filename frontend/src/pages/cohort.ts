@@ -135,6 +135,7 @@ function fill(): void {
   );
   byId<HTMLTableElement>("patients").tBodies[0].replaceChildren(...rows);
   byId("shown").textContent = `${formatNumber(found.length)} of ${formatNumber(page.rows.length)} patients`;
+  byId("none").hidden = found.length > 0;
   const more = byId("more");
   more.hidden = found.length <= rowsShown;
   more.textContent = `Show all ${formatNumber(found.length)} (first ${formatNumber(rowsShown)} shown)`;

@@ -201,6 +201,7 @@ function fact(name: string, value: string): HTMLElement[] {
 
 function showParameters({ parameters }: Job): void {
   const shown = Object.entries(parameters).filter(([, value]) => value !== null);
+  byId("asked").hidden = shown.length === 0;
   byId("parameters").replaceChildren(
     ...shown.flatMap(([name, value]) => fact(name, parameterText(value))),
   );

@@ -154,6 +154,24 @@ export class SlideView {
     viewport.panBy(viewport.deltaPointsFromPixels(pixels)).applyConstraints();
   }
 
+  /** A slide that is shown whole stays so when the view is about to change its size. */
+  keepFit(): void {
+    const { viewport } = this.viewer;
+    if (Math.abs(viewport.getZoom() / viewport.getHomeZoom() - 1) > 0.01) return;
+    // OpenSeadragon moves the view once more after it says so.
+    this.viewer.addOnceHandler("after-resize", () => {
+      setTimeout(() => {
+        this.onCommand();
+        viewport.goHome(true);
+      });
+    });
+  }
+
+  /** Forgets tiles that failed, and asks for them again. */
+  reloadTiles(): void {
+    this.viewer.world.resetItems();
+  }
+
   /** Takes over another view's viewport at once, springs included. */
   follow(leader: SlideView): void {
     const [from, to] = [leader.viewer.viewport, this.viewer.viewport];

@@ -6,6 +6,8 @@ import type { SlideView } from "./slideView";
 const ROTATION_STEP = 15;
 const PAN_SHARE = 0.15;
 const KEY_ZOOM = 1.5;
+const TYPED_IN =
+  "input:not([type=radio], [type=checkbox], [type=range]), select, textarea, dialog[open]";
 const PANS: Record<string, [number, number]> = {
   ArrowLeft: [-1, 0],
   ArrowRight: [1, 0],
@@ -114,7 +116,9 @@ export function listenToKeys(handle: (key: string, event: KeyboardEvent) => bool
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const target = event.target as HTMLElement;
-    if (target.closest("input, select, textarea, dialog[open]")) return;
+    if (target.closest(TYPED_IN)) return;
+    // Boxes, radio buttons and sliders need these keys themselves.
+    if (target.matches("input") && /^(Arrow.*| |Home|End|Page.*)$/.test(event.key)) return;
     if (event.key === " " && !target.closest("button, a, summary")) {
       // Dragging pans in any case; the space bar must not scroll the page meanwhile.
       event.preventDefault();

@@ -17,7 +17,6 @@ import type { GeneInfo, LayerInfo, SlideInfo, TableInfo } from "./types";
 
 const LINK_PAUSE_MS = 250;
 const TOKEN_RENEWAL_MS = 45 * 60 * 1000;
-const TOKEN_RETRY_MS = 10 * 1000;
 const DEFAULT_CELL_UM = 8;
 
 /** One view with what it shows; both are replaced together. */
@@ -39,7 +38,9 @@ export class Workbench {
   private gene: GeneInfo | null = null;
   private turn = 0;
   private linkTimer: ReturnType<typeof setTimeout> | undefined;
-  private tokenAskedAt = 0;
+  private tokenFrom = Date.now();
+  private renewing = false;
+  private toldOfTiles = false;
   private cellMicrons = DEFAULT_CELL_UM;
 
   constructor(
@@ -52,7 +53,7 @@ export class Workbench {
     this.scale = new ScalePanel((range, full) => this.setRange(range, full));
     this.bindPanel();
     this.bindKeys();
-    setInterval(() => this.renewTiles(), TOKEN_RENEWAL_MS);
+    setInterval(() => void this.renewToken().catch(toastError), TOKEN_RENEWAL_MS);
   }
 
   async start(): Promise<void> {
@@ -107,7 +108,7 @@ export class Workbench {
         : `Slide ${this.slide.code}, second view`,
       overview: isFirst,
       tileUrl: () => this.slide.tile_url,
-      onTileFailed: () => this.renewTiles(),
+      onTileFailed: () => void this.tileFailed().catch(toastError),
     });
     view.onCommand = () => (this.leader = view);
     view.onMoved = () => this.moved(view);
@@ -140,20 +141,33 @@ export class Workbench {
     this.toolbar.update();
   }
 
-  /** A tile token lives for an hour; a new one is asked for in time, or when a tile is refused. */
-  private renewTiles(): void {
-    if (Date.now() - this.tokenAskedAt < TOKEN_RETRY_MS) return;
-    this.tokenAskedAt = Date.now();
-    getJson<SlideInfo>(this.api)
-      .then((slide) => {
-        this.slide = slide;
-      })
-      .catch(toastError);
+  /** Tiles are addressed by a token that lives for an hour. */
+  private async renewToken(): Promise<void> {
+    this.slide = await getJson<SlideInfo>(this.api);
+    this.tokenFrom = Date.now();
+  }
+
+  /** Either the token ran out (the computer slept), or there is a fault in the slide. */
+  private async tileFailed(): Promise<void> {
+    if (this.renewing) return;
+    if (Date.now() - this.tokenFrom < TOKEN_RENEWAL_MS) {
+      if (!this.toldOfTiles) toast("Parts of the image could not be loaded.");
+      this.toldOfTiles = true;
+      return;
+    }
+    this.renewing = true;
+    try {
+      await this.renewToken();
+      for (const { view } of this.panes()) view.reloadTiles();
+    } finally {
+      this.renewing = false;
+    }
   }
 
   private async setSplit(split: boolean): Promise<void> {
     this.state.split = split && offers("difference", this.table, this.layer, null);
     const figure = byId("view-second");
+    if (figure.hidden === this.state.split) this.first.view.keepFit();
     figure.hidden = !this.state.split;
     if (this.state.split && !this.second) {
       const pane: Pane = { view: this.makeView(figure, false), shown: null };
