@@ -109,9 +109,8 @@ def methods(analysis: Analysis) -> str:
         why = "; ".join(f"{len(e.patients)}: {e.reason}" for e in analysis.exclusions)
         n_out = sum(len(exclusion.patients) for exclusion in analysis.exclusions)
         parts.append(f"Of {analysis.n_cohort} patients {n_out} were left out ({why}).")
-    parts.append(
-        f"Curves by lifelines {version('lifelines')}, comparisons by PAST workbench. {'. '.join(labels(question))}."
-    )
+    parts.append(f"Curves by lifelines {version('lifelines')}, comparisons by PAST workbench.")
+    parts.append(f"{'. '.join(labels(question))}.")
     return " ".join(parts)
 
 
