@@ -43,10 +43,10 @@ class Settings:
 
     epochs: int = 16
     batch: int = 256
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-4
     weight_decay: float = 0.05
     stop_after: int | None = None
-    patience: int = 4
+    patience: int = 3
     clip: float = 1.0
     seed: int = 0
     losses: LossWeights = field(default_factory=LossWeights)
