@@ -75,7 +75,9 @@ def _study(folder: Path) -> dict[str, Any]:
     listing = folder / "result.json"
     if not listing.is_file():
         raise InputError(
-            "study.not_converted", str(folder), "It holds no result.json.",
+            "study.not_converted",
+            str(folder),
+            "It holds no result.json.",
             "Convert the study first: past convert PATH FOLDER.",
         )
     found: dict[str, Any] = json.loads(listing.read_text(encoding="utf-8"))
@@ -86,7 +88,9 @@ def _chosen(slides: list[dict[str, Any]], codes: list[str], what: str) -> None:
     unknown = sorted(set(codes) - {slide["code"] for slide in slides})
     if unknown:
         raise InputError(
-            "study.unknown_slide", what, f"There is no such slide: {', '.join(unknown)}.",
+            "study.unknown_slide",
+            what,
+            f"There is no such slide: {', '.join(unknown)}.",
             f"Slides are: {', '.join(slide['code'] for slide in slides)}.",
         )
 
@@ -95,7 +99,9 @@ def _mpp(slide: dict[str, Any]) -> float:
     value = slide.get("mpp") or slide["info"].get("mpp")
     if not value:
         raise InputError(
-            "slide.no_mpp", slide["code"], "The slide does not say its resolution.",
+            "slide.no_mpp",
+            slide["code"],
+            "The slide does not say its resolution.",
             "Give mpp for it in slides.csv and convert the study again.",
         )
     return float(value)
@@ -108,7 +114,8 @@ def _train(given: argparse.Namespace) -> int:
     slides = [
         slide
         for slide in _study(given.study)["slides"]
-        if slide["cells"] and slide["cells"]["n_genes"]
+        if slide["cells"]
+        and slide["cells"]["n_genes"]
         and given.row_kind in (None, slide["cells"]["row_kind"])
     ]
     _chosen(slides, given.validation + given.test, "--validation, --test")

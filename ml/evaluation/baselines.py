@@ -71,7 +71,10 @@ def fit_baselines(model: PAST, train: Corpus) -> dict[str, Baseline]:
 
 
 def _fit(
-    model: PAST, train: Corpus, columns: NDArray[np.int64], targets: NDArray[np.float32],
+    model: PAST,
+    train: Corpus,
+    columns: NDArray[np.int64],
+    targets: NDArray[np.float32],
     components: tuple[int | None, ...],
 ) -> Baseline:
     sums = FeatureSums(model, train, columns, targets)

@@ -89,12 +89,19 @@ def evaluate(
             found["baselines"][name] = summary(columns[f"{name}_pcc"])
             if name == "colour_ridge":
                 _, low, high = difference = paired_difference(
-                    measured, predicted, values, slide,
+                    measured,
+                    predicted,
+                    values,
+                    slide,
                     slide_blocks(corpus, BLOCK_UM[model.config.row_kind]),
-                    seed=0, resamples=RESAMPLES,
+                    seed=0,
+                    resamples=RESAMPLES,
                 )
-                found |= {"difference": difference[0], "difference_low": low,
-                          "difference_high": high}
+                found |= {
+                    "difference": difference[0],
+                    "difference_low": low,
+                    "difference_high": high,
+                }
         metrics[part] = found
         frame = pd.DataFrame({"part": part, "gene": model.config.vocabulary.symbols, **columns})
         frames.append(frame.sort_values("pcc", ascending=False))

@@ -49,8 +49,12 @@ class Sums:
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(
-            self.rows + other.rows, self.x + other.x, self.y + other.y, self.xx + other.xx,
-            self.xy + other.xy, self.yy + other.yy,
+            self.rows + other.rows,
+            self.x + other.x,
+            self.y + other.y,
+            self.xx + other.xx,
+            self.xy + other.xy,
+            self.yy + other.yy,
         )
 
 
@@ -123,7 +127,9 @@ class Choice:
 
 
 def choose(
-    parts: Sequence[Sums], *, components: Sequence[int | None] = (None,),
+    parts: Sequence[Sums],
+    *,
+    components: Sequence[int | None] = (None,),
     penalties: Sequence[float] = PENALTIES,
 ) -> Choice:
     """The penalty and number of components with the highest Pearson on parts left out in turn.
@@ -149,6 +155,10 @@ def choose(
 def minus(total: Sums, part: Sums) -> Sums:
     """Sums of the rows of `total` that are not among those of `part`."""
     return Sums(
-        total.rows - part.rows, total.x - part.x, total.y - part.y, total.xx - part.xx,
-        total.xy - part.xy, total.yy - part.yy,
+        total.rows - part.rows,
+        total.x - part.x,
+        total.y - part.y,
+        total.xx - part.xx,
+        total.xy - part.xy,
+        total.yy - part.yy,
     )

@@ -36,12 +36,16 @@ def audit(units: Iterable[Unit]) -> str:
     for unit in listed:
         if unit.part not in PARTS:
             raise InputError(
-                "split.part", f"slide {unit.code}", f"Its part is {unit.part!r}.",
+                "split.part",
+                f"slide {unit.code}",
+                f"Its part is {unit.part!r}.",
                 f"Give one of {', '.join(PARTS)}.",
             )
     if not any(unit.part == "train" for unit in listed):
         raise InputError(
-            "split.no_training", "sections", "No section is in the training part.",
+            "split.no_training",
+            "sections",
+            "No section is in the training part.",
             "Put at least one measured slide into it.",
         )
     by_content, by_patient = defaultdict(set), defaultdict(set)
@@ -51,14 +55,17 @@ def audit(units: Iterable[Unit]) -> str:
     for unit in listed:
         if len(by_content[unit.content]) > 1:
             raise InputError(
-                "split.same_slide", f"slide {unit.code}",
-                "The same slide file is in two parts.", "Leave one of them out.",
+                "split.same_slide",
+                f"slide {unit.code}",
+                "The same slide file is in two parts.",
+                "Leave one of them out.",
             )
     same_patient = len(by_patient) == 1
     for patient, parts in by_patient.items():
         if len(parts) > 1 and not same_patient:
             raise InputError(
-                "split.patient_in_two_parts", f"patient {patient}",
+                "split.patient_in_two_parts",
+                f"patient {patient}",
                 f"Sections of this patient are in the parts {', '.join(sorted(parts))}.",
                 "Put all sections of a patient into one part.",
             )

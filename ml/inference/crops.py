@@ -42,14 +42,17 @@ def crop(
         (pixels, pixels, 3) uint8.
     """
     side = side_um / mpp
-    return slide.region(
-        x - side / 2, y - side / 2, side, side, out_width=pixels, out_height=pixels
-    )
+    return slide.region(x - side / 2, y - side / 2, side, side, out_width=pixels, out_height=pixels)
 
 
 def row_crops(
-    slide: SlideReader, xy: NDArray[np.float32], mpp: float, sides: tuple[float, float],
-    path: Path, report: Report, span: tuple[float, float] = (0.0, 1.0),
+    slide: SlideReader,
+    xy: NDArray[np.float32],
+    mpp: float,
+    sides: tuple[float, float],
+    path: Path,
+    report: Report,
+    span: tuple[float, float] = (0.0, 1.0),
 ) -> NDArray[np.uint8]:
     """Crops of all rows, from the file at `path` if it is complete, else written to it.
 

@@ -106,8 +106,13 @@ def row_features(
 
 
 def _compute(
-    slide: SlideReader, xy: NDArray[np.float32], mpp: float, spec: FeatureSpec, path: Path,
-    report: Report, span: tuple[float, float],
+    slide: SlideReader,
+    xy: NDArray[np.float32],
+    mpp: float,
+    spec: FeatureSpec,
+    path: Path,
+    report: Report,
+    span: tuple[float, float],
 ) -> None:
     where = device()
     entry = encoders.get(spec.encoder)

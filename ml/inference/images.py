@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 
 def row_images(
-    slide: SlideReader, xy: NDArray[np.float32], mpp: float, config: ModelConfig, path: Path,
-    report: Report, span: tuple[float, float] = (0.0, 1.0),
+    slide: SlideReader,
+    xy: NDArray[np.float32],
+    mpp: float,
+    config: ModelConfig,
+    path: Path,
+    report: Report,
+    span: tuple[float, float] = (0.0, 1.0),
 ) -> NDArray[np.float16] | NDArray[np.uint8]:
     """Pooled features of a dense encoder, or crops; kept in the file at `path`.
 

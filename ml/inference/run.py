@@ -42,8 +42,12 @@ class Target:
         """From the job's inputs."""
         table = data.get("table")
         return cls(
-            Path(data["slide"]), data["slide_code"], data["patient"], float(data["mpp"]),
-            Path(table) if table else None, data.get("table_sha256"),
+            Path(data["slide"]),
+            data["slide_code"],
+            data["patient"],
+            float(data["mpp"]),
+            Path(table) if table else None,
+            data.get("table_sha256"),
         )
 
 
@@ -86,8 +90,15 @@ def run(
         report.stage(f"{target.slide_code}: image features")
         layer = Path("layers") / f"{target.slide_code}.zarr"
         _predict_slide(
-            model, slide, target, rows.xy(), out / layer, patients, report,
-            batch=int(params.get("batch") or BATCH), table_sha256=table_sha256 or "",
+            model,
+            slide,
+            target,
+            rows.xy(),
+            out / layer,
+            patients,
+            report,
+            batch=int(params.get("batch") or BATCH),
+            table_sha256=table_sha256 or "",
             model_sha256=inputs["model_sha256"],
         )
         results.append(
@@ -128,7 +139,8 @@ class PatientMeans:
         patients = sorted(self.sums)
         means = [self.sums[p] / self._rows[p] for p in patients]
         frame = pd.DataFrame(
-            np.asarray(means, np.float32).reshape(-1, self._genes), columns=symbols,
+            np.asarray(means, np.float32).reshape(-1, self._genes),
+            columns=symbols,
             index=pd.Index(patients, name="patient"),
         )
         temporary = path.with_name(path.name + ".part")
@@ -145,13 +157,15 @@ def _panel_hash(symbols: list[str]) -> str:
 def _check_rows(model: PAST, row_kind: str, n_rows: int, target: Target) -> None:
     if row_kind != model.config.row_kind:
         raise InputError(
-            "predict.row_kind", f"slide {target.slide_code}",
+            "predict.row_kind",
+            f"slide {target.slide_code}",
             f"Its table has {row_kind}s, the model was trained on {model.config.row_kind}s.",
             f"Predict with a model for {row_kind}s.",
         )
     if n_rows == 0:
         raise InputError(
-            "predict.no_rows", f"slide {target.slide_code}",
+            "predict.no_rows",
+            f"slide {target.slide_code}",
             f"No {row_kind} was found on it.",
             "Check that the slide is H&E and that its microns per pixel are right.",
         )
@@ -177,9 +191,15 @@ def _find_rows(
     path = Path("tables") / f"{target.slide_code}.zarr"
     (out / path).parent.mkdir(parents=True, exist_ok=True)
     info = write_cell_table(
-        out / path, counts=csr_matrix((len(xy), 0), dtype=np.uint32), symbols=[], gene_ids=[],
-        xy=xy, obs_names=[str(i) for i in range(len(xy))], row_kind=config.row_kind,
-        spot_diameter_um=config.spot_diameter_um, source=source,
+        out / path,
+        counts=csr_matrix((len(xy), 0), dtype=np.uint32),
+        symbols=[],
+        gene_ids=[],
+        xy=xy,
+        obs_names=[str(i) for i in range(len(xy))],
+        row_kind=config.row_kind,
+        spot_diameter_um=config.spot_diameter_um,
+        source=source,
     )
     content = {
         "path": str(path), "n_rows": info.n_rows, "n_genes": 0, "row_kind": info.row_kind,
@@ -190,8 +210,17 @@ def _find_rows(
 
 
 def _predict_slide(
-    model: PAST, slide: SlideReader, target: Target, xy: NDArray[np.float32], out: Path,
-    patients: PatientMeans, report: Report, *, batch: int, table_sha256: str, model_sha256: str,
+    model: PAST,
+    slide: SlideReader,
+    target: Target,
+    xy: NDArray[np.float32],
+    out: Path,
+    patients: PatientMeans,
+    report: Report,
+    *,
+    batch: int,
+    table_sha256: str,
+    model_sha256: str,
 ) -> None:
     """Image features into a scratch file, then expression block by block into the layer.
 
@@ -207,8 +236,11 @@ def _predict_slide(
         source = ImageSource([images], [xy.astype(np.float64) * target.mpp], model.config)
         report.stage(f"{target.slide_code}: expression")
         with LayerWriter(
-            out, symbols=list(model.config.vocabulary.symbols), n_rows=len(xy),
-            table_sha256=table_sha256, model_sha256=model_sha256,
+            out,
+            symbols=list(model.config.vocabulary.symbols),
+            n_rows=len(xy),
+            table_sha256=table_sha256,
+            model_sha256=model_sha256,
         ) as layer:
             for start in range(0, len(xy), batch):
                 stop_if_asked(report)

@@ -49,14 +49,18 @@ def load(folder: Path, device: torch.device | None = None) -> PAST:
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise InputError(
-                "model.missing", str(folder), f"It holds no {name}, so it is no model.",
+                "model.missing",
+                str(folder),
+                f"It holds no {name}, so it is no model.",
                 "Give the folder that training wrote.",
             )
     try:
         config = ModelConfig.from_dict(json.loads((folder / CONFIG).read_text()))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            "model.config", str(folder / CONFIG), f"It cannot be read as a model ({error!r}).",
+            "model.config",
+            str(folder / CONFIG),
+            f"It cannot be read as a model ({error!r}).",
             "Restore the file that training wrote beside the weights.",
         ) from error
     model = PAST(config)
@@ -64,7 +68,8 @@ def load(folder: Path, device: torch.device | None = None) -> PAST:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
         raise InputError(
-            "model.weights", str(folder / WEIGHTS),
+            "model.weights",
+            str(folder / WEIGHTS),
             f"The weights do not fit the config ({str(error).splitlines()[0]}).",
             "Restore both files from the same training.",
         ) from error

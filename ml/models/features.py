@@ -134,8 +134,12 @@ def default_spec(row_kind: str, spot_diameter_um: float | None) -> FeatureSpec:
 
 
 def tile_features(
-    image: NDArray[np.uint8], centres: NDArray[np.float64], scale: Scale, encoder: nn.Module,
-    entry: encoders.EncoderEntry, device: torch.device,
+    image: NDArray[np.uint8],
+    centres: NDArray[np.float64],
+    scale: Scale,
+    encoder: nn.Module,
+    entry: encoders.EncoderEntry,
+    device: torch.device,
 ) -> NDArray[np.float32]:
     """Features of the rows in one tile at one scale.
 

@@ -80,9 +80,7 @@ class Member(nn.Module):
             entry = encoders.get(config.encoder)
             self.image_encoder = CropHead(entry.build(), entry.dim, a.dim, a.dropout)
         self.neighbourhood = (
-            Neighbourhood(a.dim, a.cell_heads, a.radius_um / 4, a.dropout)
-            if a.neighbours
-            else None
+            Neighbourhood(a.dim, a.cell_heads, a.radius_um / 4, a.dropout) if a.neighbours else None
         )
         self.drop = nn.Dropout(a.dropout)
         self.cell_encoder = CellEncoder(

@@ -80,7 +80,12 @@ class VisionTransformer(nn.Module):
     """
 
     def __init__(
-        self, size: int = CROP, patch: int = 16, dim: int = 192, depth: int = 12, heads: int = 3,
+        self,
+        size: int = CROP,
+        patch: int = 16,
+        dim: int = 192,
+        depth: int = 12,
+        heads: int = 3,
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()

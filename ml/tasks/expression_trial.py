@@ -47,7 +47,11 @@ ARCHITECTURE = Architecture(
     dim=48, hidden=64, project=32, cell_layers=1, context=64, dropout=0.3, input_dropout=0.3
 )
 SETTINGS = Settings(
-    epochs=EPOCHS, batch=128, learning_rate=1e-3, weight_decay=0.1, patience=EPOCHS,
+    epochs=EPOCHS,
+    batch=128,
+    learning_rate=1e-3,
+    weight_decay=0.1,
+    patience=EPOCHS,
     losses=LossWeights(contrast=0.05, near_um=150.0),
 )
 PREDICTORS = ("PAST", "frozen-encoder ridge", "colour ridge", "mean")
@@ -76,8 +80,14 @@ class Fold:
 
 
 def main(
-    path: Path, out: Path, report: Report, *, genes: int = GENES, sections: list[str] | None = None,
-    epochs: int = EPOCHS, seeds: int = SEEDS,
+    path: Path,
+    out: Path,
+    report: Report,
+    *,
+    genes: int = GENES,
+    sections: list[str] | None = None,
+    epochs: int = EPOCHS,
+    seeds: int = SEEDS,
 ) -> dict[str, Any]:
     """Run the trial, print its tables, and write them under `out`.
 
@@ -100,7 +110,9 @@ def main(
     unknown = sorted(set(held_out) - set(names))
     if unknown or len(names) < 3:
         raise InputError(
-            "trial.sections", str(path), f"It has the sections {', '.join(names)}.",
+            "trial.sections",
+            str(path),
+            f"It has the sections {', '.join(names)}.",
             "Hold out one of these; three sections are needed at least.",
         )
     images = _images(given, out, report)
@@ -128,8 +140,12 @@ def _sections(path: Path, out: Path, report: Report) -> list[SectionInput]:
         listing.write_text(json.dumps(found))
     return [
         SectionInput(
-            study / slide["file"], study / slide["cells"]["path"], slide["code"],
-            slide["patient"], "train", float(slide["info"]["mpp"]),
+            study / slide["file"],
+            study / slide["cells"]["path"],
+            slide["code"],
+            slide["patient"],
+            "train",
+            float(slide["info"]["mpp"]),
             content_hash(study / slide["file"])[0],
             content_hash(study / slide["cells"]["path"])[0],
         )
@@ -157,15 +173,25 @@ def _images(given: list[SectionInput], out: Path, report: Report) -> dict[str, A
 
 
 def _fold(
-    code: str, given: list[SectionInput], images: dict[str, Any], genes: int, epochs: int,
-    seeds: int, report: Report,
+    code: str,
+    given: list[SectionInput],
+    images: dict[str, Any],
+    genes: int,
+    epochs: int,
+    seeds: int,
+    report: Report,
 ) -> Fold:
     parts = [replace(s, part="test" if s.slide_code == code else "train") for s in given]
     tables = _tables(parts, genes)
     config = _config(tables, seeds)
     sections = [
         Section(
-            s.given.slide_code, s.given.patient, s.given.part, s.xy_um, s.counts, s.totals,
+            s.given.slide_code,
+            s.given.patient,
+            s.given.part,
+            s.xy_um,
+            s.counts,
+            s.totals,
             images[s.given.slide_code],
         )
         for s in tables.sections
@@ -209,9 +235,7 @@ def _train(start: Start, validation: Corpus | None, settings: Settings, report: 
     return trainer
 
 
-def _choose(
-    training: list[Section], config: ModelConfig, epochs: int, report: Report
-) -> Chosen:
+def _choose(training: list[Section], config: ModelConfig, epochs: int, report: Report) -> Chosen:
     """Rank and epochs with the best Pearson, each training section left out in turn."""
     single = replace(config, architecture=replace(config.architecture, members=1))
     linear = [build(_with_rank(single, rank), training).left_out_pcc for rank in RANKS]
@@ -266,16 +290,21 @@ def _report(folds: list[Fold], out: Path) -> dict[str, Any]:
     block = np.concatenate([f.block for f in folds])
 
     def stacked(values: list[NDArray[np.float32]]) -> Floats:
-        return np.concatenate(
-            [v[:, c] for v, c in zip(values, columns, strict=True)]
-        ).astype(np.float64)
+        return np.concatenate([v[:, c] for v, c in zip(values, columns, strict=True)]).astype(
+            np.float64
+        )
 
     measured = stacked([f.measured for f in folds])
     past = stacked([f.predicted["PAST"] for f in folds])
     differences = {
         name: paired_difference(
-            measured, past, stacked([f.predicted[name] for f in folds]), group, block,
-            seed=0, resamples=RESAMPLES,
+            measured,
+            past,
+            stacked([f.predicted[name] for f in folds]),
+            group,
+            block,
+            seed=0,
+            resamples=RESAMPLES,
         )
         for name in ("colour ridge", "frozen-encoder ridge")
     }
@@ -301,8 +330,12 @@ def _round(value: Any) -> float:
 
 
 def _print(
-    folds: list[Fold], genes: list[str], pcc: dict[str, Floats], reachable: Floats,
-    differences: dict[str, tuple[float, float, float]], table: pd.DataFrame,
+    folds: list[Fold],
+    genes: list[str],
+    pcc: dict[str, Floats],
+    reachable: Floats,
+    differences: dict[str, tuple[float, float, float]],
+    table: pd.DataFrame,
 ) -> None:
     print(f"\nher2st, {LABEL}. Research use only – not for diagnosis or treatment.")
     print(

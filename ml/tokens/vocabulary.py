@@ -34,7 +34,9 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if len(set(self.symbols)) != len(self.symbols):
             raise InputError(
-                "vocabulary.duplicate_genes", "gene vocabulary", "A gene symbol occurs twice.",
+                "vocabulary.duplicate_genes",
+                "gene vocabulary",
+                "A gene symbol occurs twice.",
                 "Merge or rename the duplicated genes.",
             )
 

@@ -93,8 +93,10 @@ class ImageSource:
     """
 
     def __init__(
-        self, images: list[NDArray[np.float16] | NDArray[np.uint8]],
-        xy_um: list[NDArray[np.float64]], config: ModelConfig,
+        self,
+        images: list[NDArray[np.float16] | NDArray[np.uint8]],
+        xy_um: list[NDArray[np.float64]],
+        config: ModelConfig,
     ) -> None:
         self._images = images
         self._config = config
@@ -122,9 +124,7 @@ class ImageSource:
         section = self.section[rows]
         for number in np.unique(section):
             here = section == number
-            values = np.asarray(
-                self._images[number][rows[here] - self.offsets[number]], np.float32
-            )
+            values = np.asarray(self._images[number][rows[here] - self.offsets[number]], np.float32)
             if self._moments is not None:
                 mean, deviation = self._moments[number]
                 values = (values - mean) / deviation
@@ -150,7 +150,8 @@ class ImageSource:
         return ImageBatch(
             values[torch.from_numpy(place[:, 0]).to(device)],
             values[torch.from_numpy(place[:, 1:]).to(device)],
-            distance, absent,
+            distance,
+            absent,
         )
 
 
@@ -165,9 +166,7 @@ class Corpus(ImageSource):
         self.xy_um = np.concatenate([s.xy_um for s in sections])
         # Rows without counts are seen as neighbours, but say nothing about expression.
         self.measured: Rows = np.flatnonzero(self.totals > 0)
-        self.tokens = rank_tokens(
-            self.counts, config.vocabulary, config.architecture.context
-        )
+        self.tokens = rank_tokens(self.counts, config.vocabulary, config.architecture.context)
 
     def expression(self, rows: Rows) -> NDArray[np.float32]:
         """log1p counts per 10,000 of some rows (k, genes)."""

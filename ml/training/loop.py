@@ -60,9 +60,7 @@ def seed_of(*parts: object) -> int:
 
 def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
     """Weight decay for matrices only: none on biases, norms, scalars and embeddings."""
-    plain = {
-        id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
-    }
+    plain = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.ndim > 1 and id(p) not in plain]
     rest = [p for p in trained if p.ndim <= 1 or id(p) in plain]
@@ -98,8 +96,15 @@ class Trainer:
     """
 
     def __init__(
-        self, model: PAST, train: Corpus, validation: Corpus | None, settings: Settings,
-        start: Callable[[Member], None], folder: Path | None, report: Report, identity: str,
+        self,
+        model: PAST,
+        train: Corpus,
+        validation: Corpus | None,
+        settings: Settings,
+        start: Callable[[Member], None],
+        folder: Path | None,
+        report: Report,
+        identity: str,
     ) -> None:
         self.model, self.train, self.validation = model, train, validation
         self.settings, self.folder, self.report = settings, folder, report
@@ -138,16 +143,15 @@ class Trainer:
             member.load_state_dict(Member(self.model.config).to(self.device).state_dict())
             self.start(member)
         optimiser = torch.optim.AdamW(
-            parameter_groups(member, settings.weight_decay), lr=settings.learning_rate,
+            parameter_groups(member, settings.weight_decay),
+            lr=settings.learning_rate,
             betas=(0.9, 0.95),
         )
         best = {k: v.clone() for k, v in member.state_dict().items()}
         if not saved and self.validation is not None:
             progress.best, progress.best_epoch = self._validate(number), 0
             self.report.metric("validation_pcc", progress.best, progress.step)
-            self.history.append(
-                {"member": number, "epoch": 0, "validation_pcc": progress.best}
-            )
+            self.history.append({"member": number, "epoch": 0, "validation_pcc": progress.best})
         if saved:
             best = _under(saved, "best.")
             _load_optimiser(optimiser, member, _under(saved, "optimiser."))

@@ -47,8 +47,14 @@ class SectionInput:
     def of(cls, data: dict[str, Any]) -> SectionInput:
         """From the job's inputs."""
         return cls(
-            Path(data["slide"]), Path(data["table"]), data["slide_code"], data["patient"],
-            data["part"], float(data["mpp"]), data["slide_sha256"], data["table_sha256"],
+            Path(data["slide"]),
+            Path(data["table"]),
+            data["slide_code"],
+            data["patient"],
+            data["part"],
+            float(data["mpp"]),
+            data["slide_sha256"],
+            data["table_sha256"],
         )
 
 
@@ -78,7 +84,8 @@ class Tables:
 
 
 def read_tables(
-    given: list[SectionInput], max_genes: int = MAX_GENES,
+    given: list[SectionInput],
+    max_genes: int = MAX_GENES,
     scale_over: Literal["panel", "table"] = "panel",
 ) -> Tables:
     """Read the sections' counts on the panel that the training tables share.
@@ -96,7 +103,8 @@ def read_tables(
     kinds = {(t.row_kind, t.spot_diameter_um) for t in tables}
     if len(kinds) > 1:
         raise InputError(
-            "train.mixed_rows", "sections",
+            "train.mixed_rows",
+            "sections",
             "They mix cells with spots, or spots of different diameters.",
             "Train one model on cells and another on spots.",
         )
@@ -105,7 +113,9 @@ def read_tables(
     ordered = [symbol for symbol in training[0].symbols if symbol in shared]
     if not ordered:
         raise InputError(
-            "genes.none_shared", "sections", "The training tables have no gene in common.",
+            "genes.none_shared",
+            "sections",
+            "The training tables have no gene in common.",
             "Train on tables of one panel.",
         )
     if len(ordered) > max_genes:
@@ -115,9 +125,7 @@ def read_tables(
     for table, section in zip(tables, given, strict=True):
         columns, positions = panel.align(table.symbols, section.slide_code)
         counts = _on_panel(table.counts(), columns, positions, len(ordered))
-        totals = (
-            table.totals() if scale_over == "table" else np.asarray(counts.sum(axis=1)).ravel()
-        )
+        totals = table.totals() if scale_over == "table" else np.asarray(counts.sum(axis=1)).ravel()
         sections.append(Measured(section, table.xy(), counts, totals.astype(np.float64)))
     kind, diameter = kinds.pop()
     return Tables(sections, ordered, cast(Literal["cell", "spot"], kind), diameter)
@@ -138,9 +146,7 @@ def _on_panel(
     counts: csr_matrix, columns: NDArray[np.int64], positions: NDArray[np.int64], genes: int
 ) -> csr_matrix:
     """Counts with the given columns moved to their panel positions; genes not measured are 0."""
-    to = csr_matrix(
-        (np.ones(len(columns)), (columns, positions)), shape=(counts.shape[1], genes)
-    )
+    to = csr_matrix((np.ones(len(columns)), (columns, positions)), shape=(counts.shape[1], genes))
     moved = csr_matrix(counts.astype(np.float64) @ to)
     moved.sort_indices()
     return moved
@@ -173,16 +179,18 @@ def model_config(tables: Tables, encoder: str, architecture: Architecture) -> Mo
     dense = encoders.get(encoder).kind == "dense"
     spec = default_spec(tables.row_kind, tables.spot_diameter_um) if dense else None
     return ModelConfig(
-        encoder=encoder, features=spec, architecture=architecture,
-        vocabulary=Vocabulary.fit(counts, tables.symbols), row_kind=tables.row_kind,
-        spot_diameter_um=tables.spot_diameter_um, spot_pitch_um=pitch,
+        encoder=encoder,
+        features=spec,
+        architecture=architecture,
+        vocabulary=Vocabulary.fit(counts, tables.symbols),
+        row_kind=tables.row_kind,
+        spot_diameter_um=tables.spot_diameter_um,
+        spot_pitch_um=pitch,
         mpp=float(np.median([s.given.mpp for s in training])),
     )
 
 
-def read_images(
-    tables: Tables, config: ModelConfig, work: Path, report: Report
-) -> list[Section]:
+def read_images(tables: Tables, config: ModelConfig, work: Path, report: Report) -> list[Section]:
     """Image inputs of all sections, kept in `work` under the hashes of what they are made from."""
     from ml.io.slides import open_slide
 
@@ -196,13 +204,23 @@ def read_images(
         name = f"{given.slide_sha256[:16]}-{given.table_sha256[:16]}-{given.mpp:.6f}-{suffix}"
         span = (float(ends[number - 1]) if number else 0.0, float(ends[number]))
         images = row_images(
-            open_slide(given.slide, mpp=given.mpp), measured.xy, given.mpp, config,
-            work / "images" / name, report, span,
+            open_slide(given.slide, mpp=given.mpp),
+            measured.xy,
+            given.mpp,
+            config,
+            work / "images" / name,
+            report,
+            span,
         )
         sections.append(
             Section(
-                given.slide_code, given.patient, given.part, measured.xy_um, measured.counts,
-                measured.totals, images,
+                given.slide_code,
+                given.patient,
+                given.part,
+                measured.xy_um,
+                measured.counts,
+                measured.totals,
+                images,
             )
         )
     return sections
@@ -234,7 +252,9 @@ def build(config: ModelConfig, training: list[Section], penalty: float | None = 
     train = Corpus(training, config)
     if len(train.measured) == 0:
         raise InputError(
-            "train.no_counts", "training sections", "No row has a count of the panel's genes.",
+            "train.no_counts",
+            "training sections",
+            "No row has a count of the panel's genes.",
             "Train on tables with measured expression.",
         )
     loadings = principal_programmes(train, config.architecture.rank)
@@ -257,7 +277,9 @@ def architecture_of(params: dict[str, Any]) -> Architecture:
     preset = params.get("preset") or "small"
     if preset not in PRESETS:
         raise InputError(
-            "train.preset", "preset", f"There is no preset {preset!r}.",
+            "train.preset",
+            "preset",
+            f"There is no preset {preset!r}.",
             f"Choose one of: {', '.join(PRESETS)}.",
         )
     return replace(Architecture(), **{**PRESETS[preset], **(params.get("architecture") or {})})

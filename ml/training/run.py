@@ -45,7 +45,9 @@ def settings_of(params: dict[str, Any]) -> Settings:
     for name in own:
         if name not in known:
             raise InputError(
-                "train.setting", f"settings.{name}", "There is no such setting.",
+                "train.setting",
+                f"settings.{name}",
+                "There is no such setting.",
                 f"Settings are: {', '.join(sorted(known))}.",
             )
     epochs = params.get("epochs") or Settings.epochs
@@ -113,8 +115,14 @@ def run(
         set_start(member, start.train, start.loadings, start.ridge)
 
     trainer = Trainer(
-        start.model, start.train, held_out.get("validation"), settings, begin,
-        work / "checkpoint", report, identity=str(config.provenance),
+        start.model,
+        start.train,
+        held_out.get("validation"),
+        settings,
+        begin,
+        work / "checkpoint",
+        report,
+        identity=str(config.provenance),
     )
     loop_began = time.perf_counter()
     trainer.run(report.progress)

@@ -65,7 +65,10 @@ class FeatureSums:
     """
 
     def __init__(
-        self, model: PAST, train: Corpus, columns: NDArray[np.int64] | None,
+        self,
+        model: PAST,
+        train: Corpus,
+        columns: NDArray[np.int64] | None,
         targets: NDArray[np.float32],
     ) -> None:
         self._model, self._train = model, train
