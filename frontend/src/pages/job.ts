@@ -208,7 +208,7 @@ function showParameters({ parameters }: Job): void {
 }
 
 function parameterText(value: unknown): string {
-  if (Array.isArray(value)) return value.join(", ");
+  if (Array.isArray(value)) return value.map(parameterText).join(", ");
   return typeof value === "string" ? value : JSON.stringify(value);
 }
 

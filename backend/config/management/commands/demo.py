@@ -76,7 +76,12 @@ class Command(BaseCommand):
     def _served(self, port: int) -> str:
         """The address; starts the supervisor where this installation has none running."""
         address_file = settings.VAR / "address"
-        if address_file.exists() and _answers(address_file.read_text()):
+        pages = settings.ROOT / "frontend" / "dist" / ".vite" / "manifest.json"
+        if (
+            address_file.exists()
+            and address_file.stat().st_mtime > pages.stat().st_mtime  # it serves what was built
+            and _answers(address_file.read_text())
+        ):
             return address_file.read_text()
         port = _free_port_from(port)
         address = f"http://127.0.0.1:{port}/"
