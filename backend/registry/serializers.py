@@ -6,6 +6,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from backend.cells.models import CellTable
 from backend.registry import selectors
 from backend.registry.models import Evaluation, ModelVersion, Promotion
 
@@ -33,7 +34,7 @@ class LayerSerializer(serializers.Serializer):
 class CellTableSerializer(serializers.Serializer):
     id = serializers.IntegerField()
     source = serializers.CharField()
-    row_kind = serializers.ChoiceField(choices=["cell", "spot"])
+    row_kind = serializers.ChoiceField(choices=CellTable.RowKind.choices)
     n_rows = serializers.IntegerField()
     n_genes = serializers.IntegerField()
     spot_diameter_um = serializers.FloatField(allow_null=True)
@@ -133,7 +134,7 @@ class ImportRequestSerializer(serializers.Serializer):
 
 
 class TrainRequestSerializer(serializers.Serializer):
-    row_kind = serializers.ChoiceField(choices=["cell", "spot"], required=False)
+    row_kind = serializers.ChoiceField(choices=CellTable.RowKind.choices, required=False)
     validation = serializers.ListField(child=serializers.CharField(), required=False)
     test = serializers.ListField(child=serializers.CharField(), required=False)
     epochs = serializers.IntegerField(required=False, min_value=1)

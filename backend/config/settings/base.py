@@ -153,6 +153,5 @@ SPECTACULAR_SETTINGS = {
         "JobStatus": "backend.jobs.models.Job.Status",
         "ModelStatus": "backend.registry.models.ModelVersion.Status",
         "RowKind": "backend.cells.models.CellTable.RowKind",
-        "RowKindValue": [("cell", "cell"), ("spot", "spot")],
     },
 }
