@@ -7,7 +7,7 @@ Conventions, the same everywhere in this package:
   at 0 was there from the start, so at t = 0 too.
 - Censorings at the time of an event come after the event (R's and lifelines' convention).
 
-Curves and their bands come from lifelines, the comparison of strata from `survival_compare`.
+Curves and their bands come from lifelines, and so does the comparison (`survival_compare`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ from ml.tasks.survival_compare import (
     HazardRatio,
     Ints,
     LogRank,
-    at_risk,
-    event_counts,
-    hazard_ratios,
+    cox,
     log_rank,
 )
 
@@ -119,6 +117,7 @@ def kaplan_meier(
     labels: Sequence[str] = ("All patients",),
     ticks: npt.ArrayLike | None = None,
     reference: int = 0,
+    ratios: bool = True,
 ) -> KaplanMeierResult:
     """Estimate one curve per group and compare the groups.
 
@@ -130,6 +129,8 @@ def kaplan_meier(
         labels: the strata in display order; those without a patient are left out.
         ticks: months at which the table counts; None: `risk_ticks` of the longest follow-up.
         reference: index into `labels` of the hazard ratios' reference.
+        ratios: whether to fit the Cox model, which takes longer than all the rest; with entry times
+            there is no test without it.
 
     Raises:
         InputError: survival.times, survival.no_patients, survival.no_events.
@@ -145,10 +146,25 @@ def kaplan_meier(
     table = _risk_table(data, names, at)
     if len(names) == 1:
         return KaplanMeierResult(curves, steps, table, None, (), notes)
-    counts = event_counts(data.time, data.event, data.entry, data.group)
+    test = None if data.truncated else log_rank(data.time, data.event, data.group)
+    if not ratios:
+        return KaplanMeierResult(curves, steps, table, test, (), notes)
     base = present.index(reference) if reference in present else 0
-    ratios = hazard_ratios(counts, names, base)
-    return KaplanMeierResult(curves, steps, table, log_rank(counts), ratios, notes)
+    model = cox(data.time, data.event, data.entry, data.group, names, base)
+    return KaplanMeierResult(
+        curves, steps, table, test or model.test, model.ratios, (*notes, *model.notes)
+    )
+
+
+def at_risk(times: Floats, entry: Floats, time: Floats) -> Ints:
+    """How many of the patients (entry, time) are at risk just before each of `times`.
+
+    At risk at t: entry < t ≤ time; who entered at 0 counts from t = 0 on.
+    """
+    left = np.searchsorted(np.sort(time), times, side="left")
+    late = np.sort(entry[entry > 0])
+    not_yet = len(late) - np.searchsorted(late, times, side="left")
+    return np.asarray(len(time) - left - not_yet, np.int64)
 
 
 @dataclass(frozen=True)

@@ -297,7 +297,8 @@ def _headline(analysis: Analysis) -> str:
     result = analysis.result
     said = [f"{result.n} patients, {result.events} events"]
     if result.log_rank is not None:
-        said.append(f"log-rank p {_with_equals(format_p(result.log_rank.p))}")
+        test = result.log_rank
+        said.append(f"{test.test} p {_with_equals(format_p(test.p))}")
     if len(result.hazard_ratios) == 1:
         ratio = result.hazard_ratios[0]
         said.append(f"HR {format_ratio(ratio)}, {ratio.label} vs {ratio.reference}")

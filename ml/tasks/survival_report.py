@@ -101,7 +101,7 @@ def methods(analysis: Analysis) -> str:
     if result.log_rank is not None:
         test = result.log_rank
         parts.append(
-            f"Groups were compared by the log-rank test (χ² = {test.statistic:.2f}, "
+            f"Groups were compared by the {test.explained} (χ² = {test.statistic:.2f}, "
             f"{test.df} df, {p_phrase(test.p)})."
         )
     parts += _hazards(analysis)
@@ -109,7 +109,7 @@ def methods(analysis: Analysis) -> str:
         why = "; ".join(f"{len(e.patients)}: {e.reason}" for e in analysis.exclusions)
         n_out = sum(len(exclusion.patients) for exclusion in analysis.exclusions)
         parts.append(f"Of {analysis.n_cohort} patients {n_out} were left out ({why}).")
-    parts.append(f"Curves by lifelines {version('lifelines')}, comparisons by PAST workbench.")
+    parts.append(f"Curves and comparisons by lifelines {version('lifelines')}.")
     parts.append(f"{'. '.join(labels(question))}.")
     return " ".join(parts)
 
@@ -120,12 +120,14 @@ def _hazards(analysis: Analysis) -> list[str]:
         return []
     values = "; ".join(
         f"{ratio.label} {ratio.ratio:.2f} ({ratio.low:.2f} to {ratio.high:.2f}, {p_phrase(ratio.p)}"
-        f", Schoenfeld {p_phrase(ratio.ph_p)})"
+        f"{'' if ratio.ph_p is None else f', Schoenfeld {p_phrase(ratio.ph_p)}'})"
         for ratio in known
     )
+    checked = any(ratio.ph_p is not None for ratio in known)
+    how = "; proportional hazards checked by scaled Schoenfeld residuals" if checked else ""
     return [
-        f"Hazard ratios against {known[0].reference} (95 % CI; Cox regression, Efron ties; "
-        f"proportional hazards checked by scaled Schoenfeld residuals): {values}."
+        f"Hazard ratios against {known[0].reference} (95 % CI; Cox regression, Efron ties"
+        f"{how}): {values}."
     ]
 
 
@@ -190,6 +192,8 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         },
         "log_rank": result.log_rank
         and {
+            "test": result.log_rank.test,
+            "explained": result.log_rank.explained,
             "statistic": result.log_rank.statistic,
             "df": result.log_rank.df,
             "p": result.log_rank.p,

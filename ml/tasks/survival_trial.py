@@ -160,7 +160,7 @@ def _print(analyses: dict[str, Analysis]) -> None:
     for name, analysis in analyses.items():
         test = analysis.result.log_rank
         stratifier = analysis.question.stratifier
-        said = f", log-rank {p_phrase(test.p)}" if test else ""
+        said = f", {test.test} {p_phrase(test.p)}" if test else ""
         print(f"{stratifier.label if stratifier else name}{said}")
         ratios = {ratio.label: format_ratio(ratio) for ratio in analysis.result.hazard_ratios}
         for curve in analysis.result.curves:

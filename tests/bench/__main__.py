@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import genes, tiles, training  # noqa: F401  (they register themselves)
+from tests.bench import genes, survival, tiles, training  # noqa: F401  (they register themselves)
 from tests.bench.registry import BENCHMARKS, Row, targets
 
 OUT = Path(__file__).resolve().parents[2] / "bench.json"

@@ -35,7 +35,7 @@ function figureOf(name: string, value: Child): HTMLElement {
 
 function headline({ n, events, log_rank, hazard_ratios, strata }: Analysis): HTMLElement[] {
   const shown = [figureOf("patients", formatNumber(n)), figureOf("events", formatNumber(events))];
-  if (log_rank) shown.push(figureOf("log-rank p", log_rank.p_text));
+  if (log_rank) shown.push(figureOf(`${log_rank.test} p`, log_rank.p_text));
   if (hazard_ratios.length === 1) {
     const { text, label, reference } = hazard_ratios[0];
     shown.push(figureOf(`hazard ratio (95 % CI), ${label} against ${reference}`, text));

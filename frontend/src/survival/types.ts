@@ -106,7 +106,15 @@ export interface Analysis {
   n_cohort: number;
   strata: Stratum[];
   at_risk: RiskTable;
-  log_rank: { statistic: number; df: number; p: number; p_text: string } | null;
+  /** `test` says which test this is: with delayed entry the likelihood-ratio test of the Cox model. */
+  log_rank: {
+    test: "log-rank" | "likelihood-ratio";
+    explained: string;
+    statistic: number;
+    df: number;
+    p: number;
+    p_text: string;
+  } | null;
   hazard_ratios: HazardRatio[];
   exclusions: { reason: string; n: number; patients: string[] }[];
   notes: string[];

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import xml.etree.ElementTree as ET
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
@@ -96,6 +97,24 @@ def test_without_a_stratifier_there_is_one_curve_and_no_test():
     assert [curve.label for curve in analysis.result.curves] == ["All patients"]
     assert analysis.result.log_rank is None
     assert as_json(analysis)["log_rank"] is None
+
+
+def test_delayed_entry_is_named_wherever_the_test_is():
+    frame = cohort()
+    frame["entry"] = np.where(np.arange(60) % 3 == 0, frame.time / 2, 0.0)
+    analysis = analyse(asked(), frame)
+    said = "likelihood-ratio test; log-rank does not allow for delayed entry"
+    assert as_json(analysis)["log_rank"]["test"] == "likelihood-ratio"
+    assert as_json(analysis)["log_rank"]["explained"] == said
+    assert any(said in note for note in as_json(analysis)["notes"])
+    assert said in methods(analysis) and "Schoenfeld" not in methods(analysis)
+    assert "likelihood-ratio p" in svg(analysis) and "log-rank p" not in svg(analysis)
+
+
+def test_methods_name_the_library():
+    text = methods(analyse(asked(), cohort()))
+    assert f"Curves and comparisons by lifelines {version('lifelines')}." in text
+    assert "by the log-rank test (χ²" in text and ", Schoenfeld p" in text
 
 
 @pytest.mark.parametrize(
