@@ -63,7 +63,7 @@ def _write_study(folder: Path) -> Path:
         format="csr",
         rng=rng,
         dtype=np.float32,
-        data_sampler=lambda size: rng.integers(1, 9, size).astype(np.float32),
+        data_rvs=lambda size: rng.integers(1, 9, size).astype(np.float32),
     )
     anndata.AnnData(
         X=counts,
