@@ -23,7 +23,7 @@ from django.db import close_old_connections
 
 from backend.accounts.models import User
 from backend.jobs.models import Job
-from backend.registry.models import ModelVersion
+from backend.registry.models import ModelVersion, PatientTable
 from backend.registry.services import start_import, start_prediction, start_training
 from backend.studies.models import Study
 from backend.survival.models import RiskModel
@@ -31,6 +31,7 @@ from backend.survival.services import start_fit
 
 SLUG = "synthetic-demo"
 SEED = 1
+LYMPHOCYTE_GENES = ("CD3D", "CD3E", "CD8A")
 
 
 class Command(BaseCommand):
@@ -69,6 +70,7 @@ class Command(BaseCommand):
             [sys.executable, "-m", "fixtures", "--size", "demo", "--seed", str(SEED), unfinished],
             cwd=settings.ROOT,
             check=True,
+            stdout=subprocess.DEVNULL,
         )
         unfinished.rename(folder)
         return folder
@@ -127,18 +129,17 @@ class Command(BaseCommand):
             self._follow(running or start_prediction(user=admin, study=study, params=params))
 
     def _risk_fitted(self, admin: User, study: Study) -> None:
-        if not RiskModel.objects.filter(study=study).exists():
-            running = study.jobs.filter(kind="fit_survival", status__in=Job.ACTIVE).first()
-            endpoint = study.endpoints.first()
-            clinical = list(study.clinical_columns.values_list("name", flat=True))
-            self._follow(
-                running
-                or start_fit(
-                    user=admin,
-                    study=study,
-                    params={"endpoint": endpoint.code, "clinical": clinical},
-                )
-            )
+        """The study's question: do lymphocyte genes, seen on H&E alone, add to the clinic?"""
+        if RiskModel.objects.filter(study=study).exists():
+            return
+        predicted = study.patient_tables.filter(source=PatientTable.Source.PREDICTED).first()
+        params = {
+            "endpoint": study.endpoints.first().code,
+            "clinical": list(study.clinical_columns.values_list("name", flat=True)),
+            "features": [{"table": predicted.pk, "name": gene} for gene in LYMPHOCYTE_GENES],
+        }
+        running = study.jobs.filter(kind="fit_survival", status__in=Job.ACTIVE).first()
+        self._follow(running or start_fit(user=admin, study=study, params=params))
 
     def _follow(self, job: Job) -> None:
         """Shows a job's progress until it ends; a failure ends the command with the job's words."""
