@@ -18,6 +18,7 @@ from ml.evaluation.metrics import (
     summary,
     within_groups,
 )
+from ml.evaluation.retrieval import candidate_sets, image_embeddings, retrieval
 from ml.models.past import PAST
 from ml.training.corpus import Corpus
 
@@ -60,10 +61,12 @@ def evaluate(
 
     Returns:
         part → pcc_median, pcc_q1, pcc_q3, scc_median, baselines, difference to the colour ridge
-        with its interval, ceiling, and the numbers of rows and genes.
+        with its interval, ceiling, retrieval in the first member's shared space (see
+        `retrieval`), and the numbers of rows and genes.
     """
     out.mkdir(parents=True, exist_ok=True)
     baselines = fit_baselines(model, train) if model.config.features is not None else {}
+    member = model.networks()[0]
     frames: list[pd.DataFrame] = []
     metrics: dict[str, dict[str, Any]] = {}
     for share, (part, corpus) in enumerate(parts.items()):
@@ -81,6 +84,9 @@ def evaluate(
             "ceiling_pcc_median": float(np.median(reachable)),
             "n_rows": len(slide),
             "n_genes": len(pcc),
+            "retrieval": retrieval(
+                member, corpus, image_embeddings(model, member, corpus), candidate_sets(corpus)
+            ),
             "baselines": {"mean": {"pcc_median": 0.0}},
         }
         for name, baseline in baselines.items():

@@ -76,6 +76,18 @@ class FeatureSpec:
             start += count
         return np.asarray(found, dtype=np.int64)
 
+    def up_to(self, side: float) -> tuple[FeatureSpec, NDArray[np.int64]]:
+        """The part of these features with windows of at most `side` µm, and its columns here."""
+        scales = tuple(
+            Scale(
+                scale.mpp, {k: kept for k, v in scale.windows.items() if (kept := _within(v, side))}
+            )
+            for scale in self.scales
+        )
+        keep = np.concatenate([np.full(n, of <= side) for *_, of, n in self.blocks])
+        narrowed = FeatureSpec(self.encoder, tuple(s for s in scales if s.windows))
+        return narrowed, np.flatnonzero(keep)
+
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""
         return {
@@ -101,6 +113,10 @@ class FeatureSpec:
         """Short hash that names caches of these features."""
         text = json.dumps(self.as_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _within(sides: tuple[float, ...], widest: float) -> tuple[float, ...]:
+    return tuple(side for side in sides if side <= widest)
 
 
 def default_spec(row_kind: str, spot_diameter_um: float | None) -> FeatureSpec:

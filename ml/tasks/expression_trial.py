@@ -1,7 +1,9 @@
 """`past trial her2st`: spatial expression from H&E on real sections, each held out in turn.
 
-Everything that is chosen (programmes, the linear start's penalty, epochs) is chosen on the training
-sections alone, by leaving each of them out in turn; the held-out section is only scored.
+Everything that is chosen (how far around a spot is looked, programmes, the linear start's penalty,
+epochs) is chosen on the training sections alone, by leaving each of them out in turn, from the
+candidates that stand here; the held-out section is scored once. Only expression is scored, so the
+shared space is not aligned.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from ml.evaluation.metrics import Floats, paired_difference, pearson, summary
 from ml.models.config import Architecture, ModelConfig
 from ml.models.past import LossWeights, Member
 from ml.report import Report
+from ml.training.align import AlignSettings
 from ml.training.corpus import Corpus, Section
 from ml.training.loop import Settings, Trainer
 from ml.training.prepare import (
@@ -37,7 +40,8 @@ from ml.training.prepare import (
 from ml.training.start import set_start
 
 GENES = 500
-RANKS = (4, 8, 16)
+WIDEST = (1.0, 2.0, 4.0, 8.0)  # spot diameters that the widest window may span
+RANKS = (2, 4, 8, 16, 32)
 EPOCHS = 12
 SEEDS = 3
 RESAMPLES = 1000
@@ -53,6 +57,7 @@ SETTINGS = Settings(
     weight_decay=0.1,
     patience=EPOCHS,
     losses=LossWeights(contrast=0.05, near_um=150.0),
+    align=AlignSettings(epochs=0),
 )
 PREDICTORS = ("PAST", "frozen-encoder ridge", "colour ridge", "mean")
 
@@ -61,6 +66,7 @@ PREDICTORS = ("PAST", "frozen-encoder ridge", "colour ridge", "mean")
 class Chosen:
     """Settings that inner validation found best; `pcc` is the Pearson it found."""
 
+    widest: float
     rank: int
     epochs: int
     pcc: float
@@ -196,28 +202,43 @@ def _fold(
         )
         for s in tables.sections
     ]
-    training = [s for s in sections if s.part == "train"]
-    chosen = _choose(training, config, epochs, report)
+    chosen = _choose([s for s in sections if s.part == "train"], config, epochs, report)
     report.log(
-        f"inner validation: {chosen.rank} programmes, {chosen.epochs} epochs "
-        f"(Pearson {chosen.pcc:.3f} on training sections left out)"
+        f"inner validation: windows up to {chosen.widest:g} spots, {chosen.rank} programmes, "
+        f"{chosen.epochs} epochs (Pearson {chosen.pcc:.3f} on training sections left out)"
     )
-    start = build(_with_rank(config, chosen.rank), training)
+    seen, narrowed = _looking(sections, config, chosen.widest)
+    start = build(_with_rank(narrowed, chosen.rank), [s for s in seen if s.part == "train"])
     _train(start, None, replace(SETTINGS, epochs=epochs, stop_after=chosen.epochs), report)
+    past = Corpus([s for s in seen if s.part == "test"], narrowed)
+    # The baselines see all windows, whatever inner validation chose for PAST.
+    plain = build(config, [s for s in sections if s.part == "train"], penalty=1.0)
     test = Corpus([s for s in sections if s.part == "test"], config)
-    baselines = fit_baselines(start.model, start.train)
+    baselines = fit_baselines(plain.model, plain.train)
     measured = test.all_expression()
     mean = np.broadcast_to(start.train.expression_moments()[0], measured.shape)
     return Fold(
         code, config.vocabulary.symbols, measured,
         {
-            "PAST": test.predict(start.model),
-            "frozen-encoder ridge": baselines["frozen_ridge"].predict(start.model, test),
-            "colour ridge": baselines["colour_ridge"].predict(start.model, test),
+            "PAST": past.predict(start.model),
+            "frozen-encoder ridge": baselines["frozen_ridge"].predict(plain.model, test),
+            "colour ridge": baselines["colour_ridge"].predict(plain.model, test),
             "mean": mean,
         },
         ceiling(test), slide_blocks(test, BLOCK_UM["spot"]), chosen,
     )  # fmt: skip
+
+
+def _looking(
+    sections: list[Section], config: ModelConfig, widest: float
+) -> tuple[list[Section], ModelConfig]:
+    """The sections and the config with windows up to `widest` spot diameters only."""
+    assert config.features is not None and config.spot_diameter_um is not None
+    features, columns = config.features.up_to(widest * config.spot_diameter_um)
+    return (
+        [replace(s, images=s.images[:, columns]) for s in sections],
+        replace(config, features=features),
+    )
 
 
 def _with_rank(config: ModelConfig, rank: int) -> ModelConfig:
@@ -236,19 +257,31 @@ def _train(start: Start, validation: Corpus | None, settings: Settings, report: 
 
 
 def _choose(training: list[Section], config: ModelConfig, epochs: int, report: Report) -> Chosen:
-    """Rank and epochs with the best Pearson, each training section left out in turn."""
+    """Windows, rank and epochs with the best Pearson, each training section left out in turn.
+
+    Windows and rank are compared at the linear start, epochs then by training from it.
+    """
     single = replace(config, architecture=replace(config.architecture, members=1))
-    linear = [build(_with_rank(single, rank), training).left_out_pcc for rank in RANKS]
-    rank = RANKS[int(np.argmax(linear))]
+    linear: dict[tuple[float, int], float] = {}
+    for widest in WIDEST:
+        seen, narrowed = _looking(training, single, widest)
+        for rank in RANKS:
+            linear[widest, rank] = build(_with_rank(narrowed, rank), seen).left_out_pcc
+    report.log(
+        "inner Pearson of the linear start: "
+        + ", ".join(f"{w:g} spots/{r} programmes {v:.3f}" for (w, r), v in linear.items())
+    )
+    widest, rank = max(linear, key=lambda choice: linear[choice])
+    seen, narrowed = _looking(training, single, widest)
     curve = np.zeros(epochs + 1)
-    for left_out in training:
-        start = build(_with_rank(single, rank), [s for s in training if s is not left_out])
+    for left_out in seen:
+        start = build(_with_rank(narrowed, rank), [s for s in seen if s is not left_out])
         settings = replace(SETTINGS, epochs=epochs, patience=epochs + 1)
-        trainer = _train(start, Corpus([left_out], single), settings, report)
-        curve += np.array(trainer.validation_curve) / len(training)
+        trainer = _train(start, Corpus([left_out], narrowed), settings, report)
+        curve += np.array(trainer.validation_curve) / len(seen)
     report.log("inner Pearson by epoch: " + " ".join(f"{v:.3f}" for v in curve))
     best = int(np.argmax(curve))
-    return Chosen(rank, best, float(curve[best]))
+    return Chosen(widest, rank, best, float(curve[best]))
 
 
 class _Quiet:
@@ -357,7 +390,8 @@ def _print(
     print("\nChosen on the training sections:")
     for fold in folds:
         print(
-            f"{fold.code}: {fold.chosen.rank} programmes, {fold.chosen.epochs} epochs, "
+            f"{fold.code}: windows up to {fold.chosen.widest:g} spots, "
+            f"{fold.chosen.rank} programmes, {fold.chosen.epochs} epochs, "
             f"inner Pearson {fold.chosen.pcc:.3f}"
         )
     print()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,9 +17,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ml.evaluation.metrics import within_groups
+from ml.evaluation.retrieval import candidate_sets, image_embeddings, recall_at_10, retrieval
 from ml.inference.features import stop_if_asked
 from ml.models.checkpoint import write_json, write_tensors
 from ml.models.past import PAST, LossWeights, Member
+from ml.training.align import (
+    ALIGNED,
+    AlignSettings,
+    aligned_state,
+    contrast,
+    drawn_rows,
+    set_training,
+)
 from ml.training.corpus import Corpus
 
 if TYPE_CHECKING:
@@ -39,17 +49,19 @@ class Settings:
         clip: norm that gradients are clipped to.
         seed: everything random follows from it.
         losses: weight of each loss.
+        align: the alignment phase that follows.
     """
 
     epochs: int = 16
     batch: int = 256
-    learning_rate: float = 2e-4
+    learning_rate: float = 5e-4
     weight_decay: float = 0.05
     stop_after: int | None = None
-    patience: int = 3
+    patience: int = 4
     clip: float = 1.0
     seed: int = 0
     losses: LossWeights = field(default_factory=LossWeights)
+    align: AlignSettings = field(default_factory=AlignSettings)
 
 
 def seed_of(*parts: object) -> int:
@@ -58,10 +70,18 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only: none on biases, norms, scalars and embeddings."""
+def parameter_groups(
+    model: nn.Module, decay: float, names: tuple[str, ...] = ("",)
+) -> list[dict[str, Any]]:
+    """Weight decay for matrices only: none on biases, norms, scalars and embeddings.
+
+    Args:
+        names: beginnings of the names of the parameters that are trained.
+    """
     plain = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = [
+        p for name, p in model.named_parameters() if p.requires_grad and name.startswith(names)
+    ]
     matrices = [p for p in trained if p.ndim > 1 and id(p) not in plain]
     rest = [p for p in trained if p.ndim <= 1 or id(p) in plain]
     return [
@@ -72,10 +92,15 @@ def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 @dataclass
 class _Progress:
-    """Where training stands; with the tensors beside it, all that resuming needs."""
+    """Where training stands; with the tensors beside it, all that resuming needs.
+
+    `phase` is ``expression`` or ``alignment``; `epoch` and what follows it count within the phase,
+    `step` counts on.
+    """
 
     identity: str
     member: int = 0
+    phase: str = "expression"
     epoch: int = 0
     best: float = -math.inf
     best_epoch: int = 0
@@ -113,7 +138,9 @@ class Trainer:
         text = json.dumps([identity, asdict(settings), model.config.as_dict()], sort_keys=True)
         self.progress = _Progress(hashlib.sha256(text.encode()).hexdigest())
         self.history: list[dict[str, float]] = []
-        self.rows_seen = 0  # in this process; a resumed training starts from 0
+        # In this process, of the expression phase; a resumed training starts from 0.
+        self.rows_seen = 0
+        self.seconds = {"expression": 0.0, "alignment": 0.0}
 
     def run(self, advance: Callable[[float], None] = lambda share: None) -> None:
         """Train to the end, from the last checkpoint where there is one.
@@ -123,19 +150,45 @@ class Trainer:
         """
         saved = self._resume()
         for number in range(self.progress.member, len(self.model.members)):
-            self._member(number, saved, advance)
-            saved = {}
+            if self.progress.phase == "expression":
+                self._timed(self._expression, number, saved, advance)
+                saved = {}
+            if self.settings.align.epochs:
+                self._timed(self._align, number, saved, advance)
+                saved = {}
+            self._enter("expression", number + 1)
         self.model.eval()
 
     @property
     def validation_curve(self) -> list[float]:
         """Validation Pearson of the last member at its start and after each epoch."""
         last = [r for r in self.history if r["member"] == self.progress.member - 1]
-        return [r["validation_pcc"] for r in last]
+        return [r["validation_pcc"] for r in last if "validation_pcc" in r]
 
-    def _member(
+    def _timed(self, phase: Callable[..., None], *given: Any) -> None:
+        began, name = time.perf_counter(), self.progress.phase
+        phase(*given)
+        self.seconds[name] += time.perf_counter() - began
+
+    def _enter(self, phase: str, member: int) -> None:
+        progress = self.progress
+        progress.phase, progress.member = phase, member
+        progress.epoch = progress.best_epoch = progress.stale = 0
+        progress.best = -math.inf
+        self._save({}, None)
+
+    def _advance(self, advance: Callable[[float], None]) -> None:
+        """Tell the share of all epochs that is done; a phase that ended early counts whole."""
+        settings, progress = self.settings, self.progress
+        each = settings.epochs + settings.align.epochs
+        before = settings.epochs if progress.phase == "alignment" else 0
+        done = progress.member * each + before + progress.epoch
+        advance(done / (each * len(self.model.members)))
+
+    def _expression(
         self, number: int, saved: dict[str, Tensor], advance: Callable[[float], None]
     ) -> None:
+        """Train a member for expression, and leave it at its best on validation."""
         settings, progress = self.settings, self.progress
         member = self.model.networks()[number]
         torch.manual_seed(seed_of(settings.seed, "init", number))
@@ -174,13 +227,90 @@ class Trainer:
                     progress.stale += 1
             self.history.append(record)
             progress.epoch += 1
-            self._save(member, best, optimiser)
-            done = number * settings.epochs + progress.epoch
-            advance(done / (settings.epochs * len(self.model.members)))
+            self._save(best, optimiser)
+            self._advance(advance)
         member.load_state_dict(best)
-        progress.member, progress.epoch, progress.stale = number + 1, 0, 0
-        progress.best = -math.inf
-        self._save(member, best, optimiser)
+        if settings.align.epochs:
+            self._enter("alignment", number)
+
+    def _align(
+        self, number: int, saved: dict[str, Tensor], advance: Callable[[float], None]
+    ) -> None:
+        """Train a member's shared space, and leave it at its best recall on validation.
+
+        The best is taken among the epochs, never the start: an untrained space is no result.
+        """
+        settings, progress = self.settings.align, self.progress
+        member = self.model.networks()[number]
+        set_training(member, False)
+        image = image_embeddings(self.model, member, self.train)
+        sets = candidate_sets(self.validation) if self.validation is not None else []
+        held_out = None
+        if self.validation is not None and sets:
+            held_out = image_embeddings(self.model, member, self.validation)
+        if not saved and settings.rows is not None and settings.rows < len(image):
+            self.report.log(
+                f"Alignment draws {settings.rows} of {len(image)} rows in each epoch "
+                "(settings.align.rows)."
+            )
+        optimiser = torch.optim.AdamW(
+            parameter_groups(member, self.settings.weight_decay, ALIGNED),
+            lr=settings.learning_rate,
+            betas=(0.9, 0.95),
+        )
+        best = aligned_state(member)
+        if saved:
+            best = _under(saved, "best.")
+            _load_optimiser(optimiser, member, _under(saved, "optimiser."))
+        while progress.epoch < settings.epochs and progress.stale < settings.patience:
+            loss = self._align_epoch(number, member, image, optimiser)
+            self.report.metric("alignment_loss", loss, progress.step)
+            record = {
+                "member": number,
+                "alignment_epoch": progress.epoch + 1,
+                "alignment_loss": loss,
+            }
+            score = math.inf
+            if self.validation is not None and held_out is not None:
+                score = recall_at_10(retrieval(member, self.validation, held_out, sets))
+                self.report.metric("validation_recall_at_10", score, progress.step)
+                record["validation_recall_at_10"] = score
+            if held_out is None or score > progress.best:
+                best, progress.stale = aligned_state(member), 0
+                progress.best, progress.best_epoch = score, progress.epoch + 1
+            else:
+                progress.stale += 1
+            self.history.append(record)
+            progress.epoch += 1
+            self._save(best, optimiser)
+            self._advance(advance)
+        member.load_state_dict(best, strict=False)
+
+    def _align_epoch(
+        self, number: int, member: Member, image: Tensor, optimiser: torch.optim.Optimizer
+    ) -> float:
+        """One pass over the rows drawn for this epoch; returns the mean loss."""
+        settings, progress = self.settings.align, self.progress
+        seed = seed_of(self.settings.seed, "align", number, progress.epoch)
+        torch.manual_seed(seed)
+        batches = drawn_rows(len(image), settings, seed)
+        total = 0.0
+        set_training(member, True)
+        for i, places in enumerate(batches):
+            stop_if_asked(self.report)
+            rate = _schedule(progress.epoch + i / len(batches), settings.epochs)
+            for group in optimiser.param_groups:
+                group["lr"] = settings.learning_rate * rate
+            loss = contrast(member, self.train, image, places, self.settings.losses.near_um)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            parameters = [p for group in optimiser.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.settings.clip)
+            optimiser.step()
+            total += float(loss.detach()) * len(places)
+            progress.step += 1
+        set_training(member, False)
+        return total / max(sum(map(len, batches)), 1)
 
     def _epoch(self, number: int, member: Member, optimiser: torch.optim.Optimizer) -> float:
         """One pass over the training part, every row once; returns the mean loss."""
@@ -228,17 +358,19 @@ class Trainer:
         pcc = within_groups(np.concatenate(predicted), self.validation.all_expression(), slide)
         return float(np.median(pcc))
 
-    def _save(
-        self, member: Member, best: dict[str, Tensor], optimiser: torch.optim.Optimizer
-    ) -> None:
+    def _save(self, best: dict[str, Tensor], optimiser: torch.optim.Optimizer | None) -> None:
         """Write the tensors, then the JSON that names them, then drop the ones before."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in best.items()}
-        tensors |= {f"optimiser.{k}": v for k, v in _optimiser_tensors(optimiser, member).items()}
-        name = f"state-{self.progress.member}-{self.progress.epoch}.safetensors"
+        if optimiser is not None:
+            member = self.model.networks()[self.progress.member]
+            kept = _optimiser_tensors(optimiser, member)
+            tensors |= {f"optimiser.{k}": v for k, v in kept.items()}
+        at = self.progress
+        name = f"state-{at.member}-{at.phase}-{at.epoch}.safetensors"
         write_tensors(self.folder / name, tensors)
         state = asdict(self.progress)
         state["best"] = None if math.isinf(self.progress.best) else self.progress.best
@@ -263,7 +395,8 @@ class Trainer:
         self.progress = _Progress(**state, best=-math.inf if best is None else best)
         self.model.load_state_dict(_under(tensors, "model."))
         self.report.log(
-            f"Resuming after epoch {self.progress.epoch} of member {self.progress.member + 1}."
+            f"Resuming after {self.progress.phase} epoch {self.progress.epoch} "
+            f"of member {self.progress.member + 1}."
         )
         return tensors if self.progress.epoch else {}
 

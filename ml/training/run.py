@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ml.evaluation.evaluate import evaluate
 from ml.evaluation.splits import Unit, audit
 from ml.models import checkpoint
 from ml.models.past import LossWeights, Member
+from ml.training.align import AlignSettings
 from ml.training.corpus import Corpus
 from ml.training.loop import Settings, Trainer
 from ml.training.prepare import (
@@ -40,22 +41,38 @@ def settings_of(params: dict[str, Any]) -> Settings:
         InputError: ``train.epochs`` or ``train.setting``.
     """
     own = dict(params.get("settings") or {})
-    losses = replace(LossWeights(), **own.pop("losses", {}))
-    known = set(Settings.__dataclass_fields__) - {"losses", "epochs", "seed"}
-    for name in own:
-        if name not in known:
-            raise InputError(
-                "train.setting",
-                f"settings.{name}",
-                "There is no such setting.",
-                f"Settings are: {', '.join(sorted(known))}.",
-            )
+    losses = replace(LossWeights(), **_known(own.pop("losses", {}), LossWeights, "settings.losses"))
+    align = replace(
+        AlignSettings(), **_known(own.pop("align", {}), AlignSettings, "settings.align")
+    )
+    _known(own, Settings, "settings", {"losses", "align", "epochs", "seed"})
     epochs = params.get("epochs") or Settings.epochs
     if epochs < 1:
         raise InputError("train.epochs", "epochs", f"{epochs} is not positive.", "Give 1 or more.")
     return replace(
-        Settings(), **own, epochs=int(epochs), seed=int(params.get("seed") or 0), losses=losses
+        Settings(),
+        **own,
+        epochs=int(epochs),
+        seed=int(params.get("seed") or 0),
+        losses=losses,
+        align=align,
     )
+
+
+def _known(
+    own: dict[str, Any], of: type, where: str, elsewhere: set[str] | None = None
+) -> dict[str, Any]:
+    """The given settings, once each of them is one."""
+    known = {field.name for field in fields(of)} - (elsewhere or set())
+    for name in own:
+        if name not in known:
+            raise InputError(
+                "train.setting",
+                f"{where}.{name}",
+                "There is no such setting.",
+                f"Settings are: {', '.join(sorted(known))}.",
+            )
+    return own
 
 
 def run(
@@ -65,10 +82,12 @@ def run(
 
     Args:
         params: ``epochs``, ``seed``, ``preset`` (small, tiny), ``encoder``, ``max_genes``; for
-            ablations ``architecture`` and ``settings`` (with ``losses``) override single values.
+            ablations ``architecture`` and ``settings`` (with ``losses`` and ``align``) override
+            single values; ``{"align": {"epochs": 0}}`` leaves the alignment out.
         inputs: ``sections`` (see `SectionInput`), ``work`` (a folder that survives attempts).
         out: where ``model/`` and ``evaluation/`` are written.
-        report: stages, progress, ``train_loss`` and ``validation_pcc``.
+        report: stages, progress, ``train_loss``, ``validation_pcc``, ``alignment_loss`` and
+            ``validation_recall_at_10``.
 
     Returns:
         model, row_kind, spot_diameter_um, metrics, evaluations, config.
@@ -124,9 +143,7 @@ def run(
         report,
         identity=str(config.provenance),
     )
-    loop_began = time.perf_counter()
     trainer.run(report.progress)
-    loop_seconds = time.perf_counter() - loop_began
 
     report.stage("Evaluation")
     checkpoint.save(start.model, out / "model")
@@ -135,9 +152,11 @@ def run(
         "n_genes": len(tables.symbols),
         "n_rows": len(start.train.measured),
         "scope": scope,
-        "epochs": sum(record["epoch"] > 0 for record in trainer.history),
+        "epochs": sum(record.get("epoch", 0) > 0 for record in trainer.history),
         "seconds": time.perf_counter() - began,
-        "cells_per_s": trainer.rows_seen / max(loop_seconds, 1e-9),
+        "cells_per_s": trainer.rows_seen / max(trainer.seconds["expression"], 1e-9),
+        "alignment_epochs": sum("alignment_epoch" in record for record in trainer.history),
+        "alignment_seconds": trainer.seconds["alignment"],
     }
     return {
         "model": "model",

@@ -15,6 +15,7 @@ import torch
 
 from ml.errors import InputError
 from ml.models import checkpoint
+from ml.training.align import ALIGNED
 from ml.training.corpus import nearest
 from ml.training.loop import parameter_groups
 from ml.training.run import run
@@ -74,8 +75,10 @@ def test_another_seed_gives_another_model(trained, tmp_path):
     assert not torch.equal(first[name], other[name])
 
 
-def test_a_killed_training_ends_like_an_uninterrupted_one(trained, tmp_path):
-    params = {**trained["params"], "epochs": 6, "settings": {"patience": 99}}
+@pytest.mark.parametrize(("phase", "epoch"), [("expression", 2), ("alignment", 1)])
+def test_a_killed_training_ends_like_an_uninterrupted_one(trained, tmp_path, phase, epoch):
+    params = {**trained["params"], "epochs": 6}
+    params["settings"] = {"patience": 99, "align": {"patience": 99, "epochs": 8}}
     whole = tmp_path / "whole"
     run(params, fresh_work(trained, whole / "work"), whole, Recorder())
 
@@ -90,7 +93,11 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(trained, tmp_path):
     )
     state = out / "work" / "checkpoint" / "state.json"
     deadline = time.monotonic() + 120
-    while not (state.exists() and json.loads(state.read_text())["epoch"] >= 2):
+    while not (
+        state.exists()
+        and (at := json.loads(state.read_text()))["phase"] == phase
+        and at["epoch"] >= epoch
+    ):
         assert child.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
@@ -102,6 +109,38 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(trained, tmp_path):
     assert weights[0] == weights[1]
     tables = [(p / "evaluation" / "per_gene.csv").read_text() for p in (whole, out)]
     assert tables[0] == tables[1]
+
+
+@pytest.fixture(scope="module")
+def not_aligned(trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("not_aligned")
+    params = {**trained["params"], "settings": {"align": {"epochs": 0}}}
+    result = run(params, fresh_work(trained, out / "work"), out, Recorder())
+    return result, checkpoint.load(out / "model").state_dict()
+
+
+def test_alignment_trains_the_shared_space_and_nothing_else(trained, not_aligned):
+    result, before = not_aligned
+    after = checkpoint.load(trained["out"] / "model").state_dict()
+    assert result["metrics"]["alignment_epochs"] == 0
+    for name, weights in before.items():
+        moved = name.removeprefix("members.0.").startswith(ALIGNED)
+        assert torch.equal(weights, after[name]) != moved, name
+    for key in ("pcc_median", "pcc_q1", "scc_median", "baselines", "difference"):
+        assert result["metrics"]["test"][key] == trained["result"]["metrics"]["test"][key]
+
+
+def test_retrieval_beats_chance_and_an_untrained_space(trained, not_aligned):
+    found = trained["result"]["metrics"]["test"]["retrieval"]
+    before = not_aligned[0]["metrics"]["test"]["retrieval"]
+    assert found["candidates"] == 256 and found["chance_r10"] == pytest.approx(10 / 256)
+    chance, queries = found["chance_r10"], found["candidates"] * found["sets"]
+    clear = chance + 2 * (chance * (1 - chance) / queries) ** 0.5
+    for way in ("image_to_gene", "gene_to_image"):
+        assert found[f"{way}_r10"] > clear
+        assert found[f"{way}_r10"] > before[f"{way}_r10"]
+    live = [v for name, v, _ in trained["metrics"] if name == "validation_recall_at_10"]
+    assert len(live) == trained["result"]["metrics"]["alignment_epochs"] > 0
 
 
 def test_cancelling_leaves_no_model(trained, tmp_path):
@@ -118,6 +157,7 @@ def test_cancelling_leaves_no_model(trained, tmp_path):
         ({"encoder": "uni"}, "encoder.unknown"),
         ({"epochs": -1}, "train.epochs"),
         ({"settings": {"learning_rte": 1}}, "train.setting"),
+        ({"settings": {"align": {"epoch": 1}}}, "train.setting"),
     ],
 )
 def test_wrong_parameters_are_refused(trained, tmp_path, params, code):
