@@ -37,7 +37,7 @@ class AlignSettings:
 
     epochs: int = 6
     batch: int = 256
-    rows: int | None = 6144
+    rows: int | None = 4096
     learning_rate: float = 2e-3
     patience: int = 2
 

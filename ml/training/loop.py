@@ -244,7 +244,7 @@ class Trainer:
         member = self.model.networks()[number]
         set_training(member, False)
         image = image_embeddings(self.model, member, self.train)
-        sets = candidate_sets(self.validation) if self.validation is not None else []
+        sets = candidate_sets(self.validation, sets=1) if self.validation is not None else []
         held_out = None
         if self.validation is not None and sets:
             held_out = image_embeddings(self.model, member, self.validation)
