@@ -228,18 +228,13 @@ def read_images(tables: Tables, config: ModelConfig, work: Path, report: Report)
 
 @dataclass(frozen=True)
 class Start:
-    """A model with its standardisation, the training rows, and where its members start from.
-
-    `left_out_pcc` is the median Pearson that the linear start reached on training slides left out
-    in turn; not a number where there was one slide, or the penalty was given.
-    """
+    """A model with its standardisation, the training rows, and where its members start from."""
 
     model: PAST
     train: Corpus
     loadings: NDArray[np.float32]
     ridge: Ridge | None
     penalty: float | None
-    left_out_pcc: float
 
 
 def build(config: ModelConfig, training: list[Section], penalty: float | None = None) -> Start:
@@ -259,13 +254,13 @@ def build(config: ModelConfig, training: list[Section], penalty: float | None = 
         )
     loadings = principal_programmes(train, config.architecture.rank)
     if config.features is None:
-        return Start(model, train, loadings, None, None, float("nan"))
+        return Start(model, train, loadings, None, None)
     if not config.per_slide:
         mean, scale = feature_moments([cast(NDArray[np.float16], s.images) for s in training])
         model.feature_mean.copy_(torch.from_numpy(mean))
         model.feature_scale.copy_(torch.from_numpy(scale))
-    ridge, chosen, pcc = ridge_to_programmes(model, train, loadings, penalty)
-    return Start(model, train, loadings, ridge, chosen, pcc)
+    ridge, chosen = ridge_to_programmes(model, train, loadings, penalty)
+    return Start(model, train, loadings, ridge, chosen)
 
 
 def architecture_of(params: dict[str, Any]) -> Architecture:

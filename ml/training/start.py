@@ -112,40 +112,53 @@ class FeatureSums:
 
 def ridge_to_programmes(
     model: PAST, train: Corpus, loadings: NDArray[np.float32], penalty: float | None = None
-) -> tuple[Ridge, float, float]:
-    """Ridge from standardised features to programme scores.
+) -> tuple[Ridge, float]:
+    """Ridge from standardised features to programme scores, and its penalty.
 
     Without a given penalty, the one that is best for the genes on slides left out in turn.
-
-    Returns:
-        the ridge, its penalty, and the median Pearson on the left-out slides (NaN without any).
     """
     mean, scale = train.expression_moments()
     values = (train.all_expression() - mean) / scale
     programmes = loadings.T.astype(np.float64)
     sums = FeatureSums(model, train, None, values)
-    reached = float("nan")
     if penalty is None:
-        penalty, reached = _penalty(sums.parts, programmes)
+        penalty = _penalty(sums.parts, programmes)
     total = sums.total
     to_programmes = replace(total, y=total.y @ programmes, xy=total.xy @ programmes)
-    return sums.unrotated(Solver(to_programmes).ridge(penalty)), penalty, reached
+    return sums.unrotated(Solver(to_programmes).ridge(penalty)), penalty
 
 
-def _penalty(parts: list[Sums], programmes: Floats) -> tuple[float, float]:
-    """The penalty whose low-rank predictions correlate best with the genes, and how well."""
+def left_out_pcc(model: PAST, train: Corpus, ranks: tuple[int, ...]) -> dict[int, float]:
+    """Median Pearson of linear starts of several ranks on training slides left out in turn.
+
+    Each rank has the penalty that is best for it.
+    """
+    loadings = principal_programmes(train, max(ranks)).astype(np.float64)
+    mean, scale = train.expression_moments()
+    sums = FeatureSums(model, train, None, (train.all_expression() - mean) / scale)
+    reached = _reached(sums.parts, [loadings[:rank].T for rank in ranks])
+    return dict(zip(ranks, reached.max(1).tolist(), strict=True))
+
+
+def _penalty(parts: list[Sums], programmes: Floats) -> float:
+    """The penalty whose low-rank predictions correlate best with the genes."""
     if len(parts) < 2:
-        return PENALTIES[len(PENALTIES) // 2], float("nan")
+        return PENALTIES[len(PENALTIES) // 2]
+    return PENALTIES[int(np.argmax(_reached(parts, [programmes])[0]))]
+
+
+def _reached(parts: list[Sums], programmes: list[Floats]) -> Floats:
+    """Median Pearson over genes on parts left out in turn: (sets of programmes, penalties)."""
     total = sum(parts[1:], parts[0])
-    reached = np.zeros(len(PENALTIES))
+    reached = np.zeros((len(programmes), len(PENALTIES)))
     for part in parts:
         solver = Solver(minus(total, part))
         for i, penalty in enumerate(PENALTIES):
             ridge = solver.ridge(penalty)
-            low_rank = Ridge(ridge.weights @ programmes @ programmes.T, ridge.intercept)
-            reached[i] += float(np.median(scores(low_rank, part)))
-    best = int(np.argmax(reached))
-    return PENALTIES[best], float(reached[best] / len(parts))
+            for j, some in enumerate(programmes):
+                low_rank = Ridge(ridge.weights @ some @ some.T, ridge.intercept)
+                reached[j, i] += float(np.median(scores(low_rank, part)))
+    return reached / len(parts)
 
 
 def set_start(
