@@ -3,7 +3,8 @@
 Everything that is chosen (how far around a spot is looked, programmes, the linear start's penalty,
 epochs) is chosen on the training sections alone, by leaving each of them out in turn, from the
 candidates that stand here; the held-out section is scored once. Only expression is scored, so the
-shared space is not aligned.
+shared space is not aligned. Fixed for all folds, and not chosen by inner validation, are the two
+resolutions of the features, ARCHITECTURE, SETTINGS and SEEDS.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ const SLOW_POLL_MS = 5000;
 const METRIC_NAMES: Record<string, string> = {
   train_loss: "Training loss",
   validation_pcc: "Validation: median Pearson",
+  alignment_loss: "Alignment loss",
+  validation_recall_at_10: "Validation: recall at 10 of 256",
   test_pcc: "Held out: median Pearson",
 };
 
