@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-
-playwright = pytest.importorskip("playwright.sync_api")
+from playwright import sync_api as playwright
 
 
 @pytest.mark.e2e
