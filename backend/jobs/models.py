@@ -32,6 +32,7 @@ class Artifact(models.Model):
         MODEL = "model"
         RISK_MODEL = "risk_model"
         EVALUATION = "evaluation"
+        TRUTH = "truth"
 
     sha256 = models.CharField(max_length=64, unique=True)
     kind = models.CharField(max_length=20, choices=Kind.choices)

@@ -8,24 +8,31 @@ from django.db.models import Q
 
 from backend.cells.models import CellTable
 from backend.jobs.models import Artifact, Job
+from backend.slides.models import Slide
+from backend.studies.models import Part as Part
 from backend.studies.models import Patient, Study
-
-
-class Part(models.TextChoices):
-    TRAIN = "train"
-    VALIDATION = "validation"
-    TEST = "test"
 
 
 class Dataset(models.Model):
     """A frozen list of measured cell tables with the part each plays. Parts never share a patient
     unless `same_patient` says so (her2st: sections of one patient)."""
 
+    class Split(models.TextChoices):
+        PLANNED = "planned", "as planned in the study"
+        CHOSEN = "chosen", "chosen by who started the training"
+        DRAWN = "drawn", "drawn by the seed"
+
     study = models.ForeignKey(Study, on_delete=models.CASCADE, related_name="datasets")
     version = models.PositiveIntegerField()
     artifact = models.ForeignKey(Artifact, on_delete=models.PROTECT, related_name="+")
     row_kind = models.CharField(max_length=4, choices=CellTable.RowKind.choices)
     same_patient = models.BooleanField(default=False)
+    split = models.CharField(
+        max_length=10,
+        choices=Split.choices,
+        blank=True,
+        help_text="Who decided which slides train, validate and test; empty: not recorded.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -202,5 +209,35 @@ class PatientColumn(models.Model):
                 fields=["table", "name", "fold"],
                 condition=Q(fold__isnull=False),
                 name="patient_column_once_per_fold",
+            ),
+        ]
+
+
+class PlantedTruth(models.Model):
+    """What a synthetic study was made to hold: the document that its import brought along."""
+
+    study = models.OneToOneField(Study, on_delete=models.CASCADE, related_name="planted_truth")
+    artifact = models.ForeignKey(Artifact, on_delete=models.PROTECT, related_name="+")
+
+
+class Declined(models.Model):
+    """A slide that a model would not predict on: too much of it lies outside what it was trained
+    on. Goes when a later prediction of the same model takes the slide."""
+
+    slide = models.ForeignKey(Slide, on_delete=models.CASCADE, related_name="declined")
+    model_artifact = models.ForeignKey(Artifact, on_delete=models.CASCADE, related_name="+")
+    job = models.ForeignKey(Job, null=True, on_delete=models.SET_NULL, related_name="+")
+    share = models.FloatField(
+        help_text="Share of the slide's rows outside the model's training distribution."
+    )
+    threshold = models.FloatField(help_text="The share above which the model declines.")
+    at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        verbose_name_plural = "declined slides"
+        constraints = [
+            models.UniqueConstraint(fields=["slide", "model_artifact"], name="declined_once"),
+            models.CheckConstraint(
+                condition=Q(share__gte=0, share__lte=1), name="declined_share_is_a_share"
             ),
         ]

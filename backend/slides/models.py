@@ -28,6 +28,7 @@ class Slide(models.Model):
     section = models.CharField(max_length=80, blank=True)
     stain = models.CharField(max_length=10, choices=Stain.choices, default=Stain.HE)
     marker = models.CharField(max_length=40, blank=True, help_text="Antibody of an IHC slide.")
+    synthetic = models.BooleanField(default=False, help_text="Drawn by software, not scanned.")
     artifact = models.ForeignKey(Artifact, on_delete=models.PROTECT, related_name="+")
     thumbnail = models.ForeignKey(Artifact, on_delete=models.PROTECT, related_name="+")
     width = models.PositiveIntegerField()

@@ -9,6 +9,14 @@ from django.db.models import F, Q
 from backend.accounts.permissions import Action, Role, allows
 
 
+class Part(models.TextChoices):
+    """What a patient, or a slide, is to a model."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
 class StudyQuerySet(models.QuerySet["Study"]):
     def visible_to(self, user) -> StudyQuerySet:
         """Studies that `user` is a member of; a superuser sees every study."""
@@ -110,12 +118,23 @@ class Patient(models.Model):
     study = models.ForeignKey(Study, on_delete=models.CASCADE, related_name="patients")
     code = models.CharField(max_length=80, help_text="The study's pseudonym for the patient.")
     site = models.CharField(max_length=80, blank=True, help_text="Contributing hospital or site.")
+    part = models.CharField(
+        max_length=10,
+        choices=Part.choices,
+        blank=True,
+        help_text="The part planned for the patient before anything was trained, if any.",
+    )
 
     objects = PatientQuerySet.as_manager()
 
     class Meta:
         ordering = ["code"]
-        constraints = [models.UniqueConstraint(fields=["study", "code"], name="patient_once")]
+        constraints = [
+            models.UniqueConstraint(fields=["study", "code"], name="patient_once"),
+            models.CheckConstraint(
+                condition=Q(part__in=["", *Part.values]), name="patient_part_known"
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.code
