@@ -7,8 +7,11 @@
     outcomes.csv      patient, endpoint, entry, time, cause; months; cause 0 is censored
     specimens.csv     patient, specimen, anatomic_site, timepoint, kind, treatment
     slides.csv        slide, patient, specimen, block, section, stain, marker, path, mpp,
-                      mpp_source, cells, row_kind, spot_diameter_um
+                      mpp_source, cells, row_kind, spot_diameter_um, synthetic (yes, no; empty is
+                      as the study)
+    parts.csv         patient, part (train, validation, test): the split planned beforehand
     patient_tables/   NAME.parquet or NAME.csv (index "patient", numbers), NAME.json (name, unit)
+    truth/truth.json  what was planted in a synthetic study (:mod:`ml.io.study.truth`)
 
 `cells` is an AnnData file (.h5ad or .zarr): X raw counts, ``var_names`` gene symbols,
 ``obsm["spatial"]`` level-0 pixels. Only study.json and patients.csv must be there.

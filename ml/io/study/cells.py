@@ -16,6 +16,7 @@ from ml.errors import InputError
 from ml.io.celltable import is_counts
 
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?$")
+_LONGEST_SYMBOL = 120
 _NUMBER = re.compile(r"\d+(\.\d+)?$")
 
 
@@ -143,6 +144,13 @@ def _check_symbols(symbols: list[str], path: Path) -> None:
                 path,
                 f"{what} (column {column}).",
                 "Give each gene one column: add up the counts of columns with the same symbol.",
+            )
+        if len(symbol) > _LONGEST_SYMBOL:
+            raise _problem(
+                "cells.gene_names",
+                path,
+                f"the gene name {symbol[:40]!r}… has {len(symbol)} characters (column {column}).",
+                f"Shorten it to {_LONGEST_SYMBOL}.",
             )
         seen.add(symbol)
 

@@ -66,11 +66,15 @@ class StudyHead(_Part):
 
 @dataclass(frozen=True)
 class Patient:
-    """`clinical` maps column name to number or level; a missing value has no entry."""
+    """`clinical` maps column name to number or level; a missing value has no entry.
+
+    `part` is the part planned for the patient, "" where none is.
+    """
 
     code: str
     site: str
     clinical: dict[str, float | str]
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,10 @@ class Specimen:
 
 @dataclass(frozen=True)
 class SlideEntry:
-    """One row of slides.csv, checked against its files. `mpp` in µm per level-0 pixel."""
+    """One row of slides.csv, checked against its files. `mpp` in µm per level-0 pixel.
+
+    `synthetic`: the image was drawn by software.
+    """
 
     slide: str
     patient: str
@@ -111,6 +118,7 @@ class SlideEntry:
     cells: Path | None
     row_kind: str
     spot_diameter_um: float | None
+    synthetic: bool
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,8 @@ class PatientTable:
 
 @dataclass(frozen=True)
 class StudyFolder:
+    """`truth` is the document of what was planted; only a synthetic study may have one."""
+
     folder: Path
     head: StudyHead
     patients: list[Patient]
@@ -131,3 +141,4 @@ class StudyFolder:
     specimens: list[Specimen]
     slides: list[SlideEntry]
     patient_tables: list[PatientTable]
+    truth: Path | None

@@ -92,7 +92,8 @@ def convert_study(folder: Path, out: Path, report: Report) -> dict[str, Any]:
 
     Returns:
         The rows to be and the files written, paths relative to `out`: ``study``, ``patients``,
-        ``outcomes``, ``specimens``, ``slides``, ``patient_tables``.
+        ``outcomes``, ``specimens``, ``slides``, ``patient_tables``, ``truth``
+        (None where the study has no planted truth).
 
     Raises:
         InputError: see :func:`ml.io.study.read_study`; nothing was written then.
@@ -109,6 +110,8 @@ def convert_study(folder: Path, out: Path, report: Report) -> dict[str, Any]:
     report.stage("Writing patient tables")
     tables = [_copy_table(table, out, report) for table in study.patient_tables]
     tables += _pseudobulk(study, out)
+    if study.truth:
+        shutil.copyfile(study.truth, out / "truth.json")
     return {
         "study": study.head.model_dump(),
         "patients": [dataclasses.asdict(patient) for patient in study.patients],
@@ -116,6 +119,7 @@ def convert_study(folder: Path, out: Path, report: Report) -> dict[str, Any]:
         "specimens": [dataclasses.asdict(specimen) for specimen in study.specimens],
         "slides": slides,
         "patient_tables": tables,
+        "truth": "truth.json" if study.truth else None,
     }
 
 
@@ -138,6 +142,7 @@ def _convert_slide(entry: SlideEntry, out: Path) -> dict[str, Any]:
         "section": entry.section,
         "stain": entry.stain,
         "marker": entry.marker,
+        "synthetic": entry.synthetic,
         "info": _info(reader, entry),
         "file": _relative(file, out),
         "thumbnail": _relative(thumbnail, out),

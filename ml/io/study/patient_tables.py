@@ -11,6 +11,8 @@ import numpy as np
 from ml.errors import InputError
 from ml.io.study.content import PatientTable
 
+_LONGEST_NAME, _LONGEST_UNIT, _LONGEST_COLUMN = 120, 60, 120
+
 
 def read_patient_tables(folder: Path, patients: set[str]) -> list[PatientTable]:
     """Checks every table in `folder` against the study's patient codes.
@@ -59,7 +61,21 @@ def _patient_table(path: Path, patients: set[str]) -> PatientTable:
                 "there are values that are not finite numbers.",
                 "Patient tables hold numbers; put categories into patients.csv.",
             )
-    return PatientTable(about.get("name", path.stem), about["unit"], path)
+        _refuse_long(where, "a column name", column, _LONGEST_COLUMN)
+    name = about.get("name") or path.stem
+    _refuse_long(where, "name", name, _LONGEST_NAME)
+    _refuse_long(where, "unit", about["unit"], _LONGEST_UNIT)
+    return PatientTable(name, about["unit"], path)
+
+
+def _refuse_long(where: str, what: str, text: str, longest: int) -> None:
+    if len(text) > longest:
+        raise InputError(
+            "patient_table.too_long",
+            where,
+            f"{what} has {len(text)} characters: {text[:40]}…",
+            f"Shorten it to {longest}.",
+        )
 
 
 def patient_frame(path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -23,10 +24,12 @@ from ml.io.study.content import (
 )
 from ml.io.study.patient_tables import read_patient_tables
 from ml.io.study.tables import Row, read_rows
+from ml.io.study.truth import find_truth
 from ml.report import Report
 
 _STAINS = ("H&E", "IHC")
 _SPECIMEN_KINDS = ("primary", "metastasis", "unknown")
+_PARTS = ("train", "validation", "test")
 # A slide's code becomes a file name.
 _SLIDE_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
 T = TypeVar("T")
@@ -41,20 +44,23 @@ def read_study(folder: Path, report: Report | None = None) -> StudyFolder:
     head = _read_head(folder / "study.json")
     patients = _read_patients(folder, head)
     codes = {patient.code for patient in patients}
+    parts = _read_parts(folder, codes)
+    patients = [replace(patient, part=parts.get(patient.code, "")) for patient in patients]
     outcomes = _read_outcomes(folder, head, codes)
     specimens = _read_specimens(folder, codes)
+    truth = find_truth(folder, synthetic=head.synthetic)
     rows = _slide_rows(folder)
     slides: list[SlideEntry] = []
     panels: list[tuple[str, list[str]]] = []
     for number, row in enumerate(rows):
-        entry = _slide_entry(row, folder, codes, specimens)
+        entry = _slide_entry(row, folder, head, codes, specimens)
         panels.append(_check_cells(row, entry))
         slides.append(entry)
         if report:
             report.progress((number + 1) / len(rows))
     check_shared_genes(panels)
     tables = read_patient_tables(folder / "patient_tables", codes)
-    return StudyFolder(folder, head, patients, outcomes, specimens, slides, tables)
+    return StudyFolder(folder, head, patients, outcomes, specimens, slides, tables, truth)
 
 
 def _read_head(path: Path) -> StudyHead:
@@ -102,6 +108,21 @@ def _read_patients(folder: Path, head: StudyHead) -> list[Patient]:
     if not patients:
         raise InputError("patient.none", "patients.csv", "there is no patient.", "Add patients.")
     return list(patients.values())
+
+
+def _read_parts(folder: Path, patients: set[str]) -> dict[str, str]:
+    """The planned part of each patient who has one."""
+    parts: dict[str, str] = {}
+    for row in _optional_rows(folder / "parts.csv", ["patient", "part"], []):
+        patient = _known_patient(row, patients)
+        if patient in parts:
+            raise row.error(
+                "part.twice",
+                f"patient {patient!r} is there twice.",
+                "Keep one row per patient: all slides of a patient play the same part.",
+            )
+        parts[patient] = _one_of(row, "part", row.required("part"), _PARTS)
+    return parts
 
 
 def _read_outcomes(folder: Path, head: StudyHead, patients: set[str]) -> list[Outcome]:
@@ -179,7 +200,7 @@ def _read_specimens(folder: Path, patients: set[str]) -> list[Specimen]:
 
 def _slide_rows(folder: Path) -> list[Row]:
     optional = ["specimen", "block", "section", "stain", "marker", "mpp", "mpp_source", "cells",
-                "row_kind", "spot_diameter_um"]  # fmt: skip
+                "row_kind", "spot_diameter_um", "synthetic"]  # fmt: skip
     rows = list(_optional_rows(folder / "slides.csv", ["slide", "patient", "path"], optional))
     seen: set[str] = set()
     for row in rows:
@@ -199,7 +220,7 @@ def _slide_rows(folder: Path) -> list[Row]:
 
 
 def _slide_entry(
-    row: Row, folder: Path, patients: set[str], specimens: list[Specimen]
+    row: Row, folder: Path, head: StudyHead, patients: set[str], specimens: list[Specimen]
 ) -> SlideEntry:
     """Checks one row of slides.csv and appends the specimen it implies."""
     patient = _known_patient(row, patients)
@@ -236,6 +257,7 @@ def _slide_entry(
         cells=cells,
         row_kind=row_kind,
         spot_diameter_um=diameter,
+        synthetic=_yes_or_no(row, "synthetic", missing=head.synthetic),
     )
 
 
@@ -299,6 +321,11 @@ def _known_patient(row: Row, patients: set[str]) -> str:
             "Add the patient there, or correct the code.",
         )
     return code
+
+
+def _yes_or_no(row: Row, column: str, *, missing: bool) -> bool:
+    text = row.text(column)
+    return _one_of(row, column, text, ("yes", "no")) == "yes" if text else missing
 
 
 def _one_of(row: Row, column: str, value: str, choices: list[str] | tuple[str, ...]) -> str:
