@@ -61,10 +61,10 @@ def _patient_table(path: Path, patients: set[str]) -> PatientTable:
                 "there are values that are not finite numbers.",
                 "Patient tables hold numbers; put categories into patients.csv.",
             )
-        _refuse_long(where, "a column name", column, _LONGEST_COLUMN)
+        _refuse_long(where, "the column name", column, _LONGEST_COLUMN)
     name = about.get("name") or path.stem
-    _refuse_long(where, "name", name, _LONGEST_NAME)
-    _refuse_long(where, "unit", about["unit"], _LONGEST_UNIT)
+    _refuse_long(where, "the name", name, _LONGEST_NAME)
+    _refuse_long(where, "the unit", about["unit"], _LONGEST_UNIT)
     return PatientTable(name, about["unit"], path)
 
 
@@ -73,7 +73,7 @@ def _refuse_long(where: str, what: str, text: str, longest: int) -> None:
         raise InputError(
             "patient_table.too_long",
             where,
-            f"{what} has {len(text)} characters: {text[:40]}…",
+            f"{what} {text[:40]!r}… has {len(text)} characters.",
             f"Shorten it to {longest}.",
         )
 

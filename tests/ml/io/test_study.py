@@ -67,6 +67,7 @@ def test_convert(study: Path, tmp_path: Path) -> None:
         "code": "P1",
         "site": "A",
         "clinical": {"age": 61.5, "grade": "2"},
+        "part": "",
     }
     assert result["outcomes"][1]["entry"] == 2
     measured, plain = result["slides"]
