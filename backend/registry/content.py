@@ -61,8 +61,11 @@ class ImportedSlide(SlideContent):
 
 
 class ImportResult(StudyContent):
+    """`truth` is the document of what was planted in a synthetic study."""
+
     slides: list[ImportedSlide] = Field(default_factory=list)
     patient_tables: list[PatientTableContent] = Field(default_factory=list)
+    truth: str | None = None
 
 
 class EvaluationContent(BaseModel):

@@ -15,13 +15,14 @@ from backend.jobs.models import Artifact, Job
 from backend.jobs.services import store_artifact
 from backend.registry.content import TrainParams
 from backend.registry.models import Dataset, DatasetTable
-from backend.registry.splits import Section, split_sections
+from backend.registry.splits import Section, Split, split_sections
 from backend.studies.models import Study
 from ml.errors import InputError
 
 
 def measured_tables(study: Study) -> QuerySet[CellTable]:
-    """Measured cell tables of H&E slides with `code`, `patient` and `patient_id`, by code."""
+    """Measured cell tables of H&E slides with `code`, `patient`, `patient_id` and the part
+    `planned` for the patient ("" for none), by code."""
     return (
         CellTable.objects.filter(slide__study=study, slide__stain="H&E", n_genes__gt=0)
         .select_related("artifact", "slide__artifact")
@@ -29,6 +30,7 @@ def measured_tables(study: Study) -> QuerySet[CellTable]:
             code=F("slide__code"),
             patient=F("slide__specimen__patient__code"),
             patient_id=F("slide__specimen__patient_id"),
+            planned=F("slide__specimen__patient__part"),
         )
         .order_by("code", "source")
     )
@@ -38,22 +40,22 @@ def measured_tables(study: Study) -> QuerySet[CellTable]:
 def freeze_dataset(*, job: Job, params: TrainParams) -> tuple[Dataset, list[CellTable]]:
     """The dataset of a training job and its tables, each with its `part`.
 
-    The same tables in the same parts are the same dataset: another attempt, or another training
-    with the same split, gets the version that is there.
+    The same tables in the same parts, decided the same way, are the same dataset: another attempt,
+    or another training with the same split, gets the version that is there.
 
     Raises InputError when the study cannot be split as asked.
     """
     study = Study.objects.select_for_update().get(pk=job.study_id)
     row_kind, tables = _tables(study, params)
     split = split_sections(
-        [Section(table.code, table.patient, table.n_rows) for table in tables],
+        [Section(table.code, table.patient, table.n_rows, table.planned) for table in tables],
         validation=params.validation,
         test=params.test,
         seed=params.seed,
     )
     for table in tables:
         table.part = split.parts[table.code]
-    artifact = _manifest(job, study, row_kind, split.same_patient, tables)
+    artifact = _manifest(job, study, row_kind, split, tables)
     existing = study.datasets.filter(artifact=artifact).first()
     if existing:
         return existing, tables
@@ -63,6 +65,7 @@ def freeze_dataset(*, job: Job, params: TrainParams) -> tuple[Dataset, list[Cell
         artifact=artifact,
         row_kind=row_kind,
         same_patient=split.same_patient,
+        split=split.by,
     )
     DatasetTable.objects.bulk_create(
         DatasetTable(
@@ -95,13 +98,14 @@ def _tables(study: Study, params: TrainParams) -> tuple[str, list[CellTable]]:
 
 
 def _manifest(
-    job: Job, study: Study, row_kind: str, same_patient: bool, tables: list[CellTable]
+    job: Job, study: Study, row_kind: str, split: Split, tables: list[CellTable]
 ) -> Artifact:
     """The dataset's canonical JSON: sorted keys, no spaces, tables by slide code."""
     content: dict[str, Any] = {
         "study": study.slug,
         "row_kind": row_kind,
-        "same_patient": same_patient,
+        "same_patient": split.same_patient,
+        "split": str(split.by),
         "tables": [
             {
                 "slide": table.code,

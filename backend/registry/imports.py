@@ -17,7 +17,7 @@ from backend.jobs.kinds import Spec
 from backend.jobs.models import Artifact, Job
 from backend.jobs.services import store_artifact
 from backend.registry.content import ImportParams, ImportResult, PatientTableContent
-from backend.registry.models import PatientColumn, PatientTable
+from backend.registry.models import PatientColumn, PatientTable, PlantedTruth
 from backend.slides.services import add_imported_slides
 from backend.studies.models import Study
 from backend.studies.services import create_study, refuse_slug
@@ -107,6 +107,9 @@ def commit_import(job: Job, result: dict[str, Any], out: Path) -> dict[str, Any]
             add_cell_table(job=job, slide=slides[slide.code], content=slide.cells, out=out)
     for table in content.patient_tables:
         _add_patient_table(job=job, study=study, content=table, out=out)
+    if content.truth:
+        artifact = store_artifact(job=job, path=out / content.truth, kind=Artifact.Kind.TRUTH)
+        PlantedTruth.objects.create(study=study, artifact=artifact)
     return {
         "study": study.slug,
         "patients": len(content.patients),

@@ -29,6 +29,7 @@ class SlideContent(BaseModel):
     section: str = ""
     stain: Literal["H&E", "IHC"] = "H&E"
     marker: str = ""
+    synthetic: bool = False
     info: SlideInfoContent
     file: str
     thumbnail: str

@@ -28,7 +28,9 @@ def add_imported_slides(
             specimen=specimens[slide.patient, slide.specimen],
             artifact=_stored(job, out / slide.file, Artifact.Kind.SLIDE),
             thumbnail=_stored(job, out / slide.thumbnail, Artifact.Kind.THUMBNAIL),
-            **slide.model_dump(include={"code", "block", "section", "stain", "marker"}),
+            **slide.model_dump(
+                include={"code", "block", "section", "stain", "marker", "synthetic"}
+            ),
             **slide.info.model_dump(),
         )
         for slide in slides

@@ -27,10 +27,14 @@ class ClinicalColumnContent(BaseModel):
 
 
 class PatientContent(BaseModel):
-    """`clinical` maps column name to a number or a text; a missing value has no entry or None."""
+    """`clinical` maps column name to a number or a text; a missing value has no entry or None.
+
+    `part` is the part planned for the patient, empty where none is.
+    """
 
     code: str
     site: str = ""
+    part: Literal["", "train", "validation", "test"] = ""
     clinical: dict[str, float | str | None] = Field(default_factory=dict)
 
 

@@ -46,7 +46,10 @@ def create_study(*, actor: User, content: StudyContent) -> Study:
         for position, column in enumerate(head.clinical)
     )
     patients = Patient.objects.bulk_create(
-        (Patient(study=study, code=row.code, site=row.site) for row in content.patients),
+        (
+            Patient(study=study, **row.model_dump(include={"code", "site", "part"}))
+            for row in content.patients
+        ),
         batch_size=BATCH,
     )
     by_code = {patient.code: patient for patient in patients}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -63,6 +64,53 @@ def test_one_patient_is_split_by_section_and_says_so():
 def test_an_empty_choice_leaves_the_part_empty():
     split = split_sections(DEMO, validation=[], test=["c1"])
     assert set(split.parts.values()) == {"train", "test"}
+
+
+class TestPlanned:
+    PLAN = [Section("a1", "A", 900, "train"), Section("a2", "A", 10, "train"),
+            Section("b", "B", 10, "train"), Section("c", "C", 10, "validation"),
+            Section("d", "D", 10, "test"), Section("e", "E", 10, "test")]  # fmt: skip
+
+    def test_the_plan_holds_where_nobody_chose(self):
+        split = split_sections(self.PLAN, seed=5)
+        assert split.by == "planned"
+        assert split.parts == {"a1": "train", "a2": "train", "b": "train", "c": "validation",
+                               "d": "test", "e": "test"}  # fmt: skip
+
+    @pytest.mark.parametrize(
+        "change", [{"b": ""}, {"d": "validation", "e": "train"}, {"a1": "test", "a2": "test",
+                                                                  "b": "validation"}]
+    )  # fmt: skip
+    def test_half_a_plan_is_none(self, change):
+        sections = [replace(s, planned=change.get(s.slide, s.planned)) for s in self.PLAN]
+        split = split_sections(sections)
+        assert split.by == "drawn"
+        assert split.parts == split_sections([replace(s, planned="") for s in sections]).parts
+
+    def test_a_plan_without_validation_is_one(self):
+        sections = [s for s in self.PLAN if s.planned != "validation"]
+        split = split_sections(sections)
+        assert split.by == "planned" and set(split.parts.values()) == {"train", "test"}
+
+    def test_what_is_chosen_wins(self):
+        split = split_sections(self.PLAN, test=["b"], validation=["d"])
+        assert split.by == "chosen"
+        assert [split.parts[s] for s in ("a1", "b", "c", "d", "e")] == [
+            "train", "test", "train", "validation", "train",
+        ]  # fmt: skip
+
+    def test_the_plan_fills_the_part_that_nobody_chose(self):
+        split = split_sections(self.PLAN, validation=["d"])
+        assert split.by == "chosen"
+        assert [split.parts[s] for s in "bcde"] == ["train", "train", "validation", "test"]
+        split = split_sections(self.PLAN, validation=["d", "e"])  # no planned test is left
+        assert list(split.parts.values()).count("test") == 2  # both slides of A, the largest
+
+    def test_one_patient_has_no_plan_to_hold(self):
+        sections = [Section(code, "C", 180, "train") for code in ("C2", "C4", "C5")]
+        split = split_sections(sections)
+        assert split.same_patient and split.by == "drawn"
+        assert "test" in split.parts.values()
 
 
 @pytest.mark.parametrize(
