@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import pkgutil
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import genes, survival, tiles, training  # noqa: F401  (they register themselves)
+import tests.bench
 from tests.bench.registry import BENCHMARKS, Row, targets
+
+for module in pkgutil.iter_modules(tests.bench.__path__):
+    if not module.name.startswith("_"):
+        importlib.import_module(f"tests.bench.{module.name}")  # it registers what it measures
 
 OUT = Path(__file__).resolve().parents[2] / "bench.json"
 

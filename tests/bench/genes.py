@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import scipy.sparse as sparse
 
 from tests.bench.registry import Row, benchmark
+from tests.bench.studies import PYRAMID, write_tables
 from tests.instance import Instance
 from tests.session import Session
 
@@ -47,14 +47,7 @@ def _write_study(folder: Path) -> Path:
     (folder / "cells").mkdir()
     pyvips.Image.black(SIDE, SIDE, bands=3).copy(
         interpretation="srgb", xres=2000, yres=2000
-    ).tiffsave(
-        str(folder / "slides/s.tif"),
-        compression="jpeg",
-        tile=True,
-        pyramid=True,
-        tile_width=256,
-        tile_height=256,
-    )
+    ).tiffsave(str(folder / "slides/s.tif"), compression="jpeg", **PYRAMID)
     rng = np.random.default_rng(0)
     counts = sparse.random(
         CELLS,
@@ -71,24 +64,4 @@ def _write_study(folder: Path) -> Path:
         var=pd.DataFrame(index=[f"G{i}" for i in range(GENES)]),
         obsm={"spatial": rng.uniform(0, SIDE, (CELLS, 2)).astype(np.float32)},
     ).write_h5ad(folder / "cells/s.h5ad")
-    (folder / "study.json").write_text(
-        json.dumps(
-            {
-                "slug": "bench-genes",
-                "name": "Bench",
-                "question": "",
-                "limits": "",
-                "source": "",
-                "synthetic": True,
-                "endpoints": [],
-                "clinical": [],
-            }
-        )
-    )
-    (folder / "patients.csv").write_text("patient,site\nP1,A\n")
-    (folder / "outcomes.csv").write_text("patient,endpoint,entry,time,cause\n")
-    (folder / "slides.csv").write_text(
-        "slide,patient,specimen,block,section,stain,marker,path,mpp,mpp_source,cells,row_kind,"
-        "spot_diameter_um\ns,P1,,,,H&E,,slides/s.tif,0.5,bench,cells/s.h5ad,cell,\n"
-    )
-    return folder
+    return write_tables(folder, "bench-genes", ["s"], with_cells=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import random
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.bench.registry import Row, benchmark
+from tests.bench.studies import PYRAMID, write_tables
 from tests.instance import Instance
 from tests.session import Session
 
@@ -58,33 +58,9 @@ def write_study(folder: Path) -> Path:
     texture = np.clip(texture + np.array([205, 160, 200]), 0, 255).astype(np.uint8)
     image = pyvips.Image.new_from_array(texture).gaussblur(1.2).replicate(8, 8)
     image = image.copy(interpretation="srgb", xres=2000, yres=2000)  # 0.5 µm/px
-    common = {"tile": True, "pyramid": True, "tile_width": 256, "tile_height": 256}
-    image.tiffsave(str(folder / "slides/jpeg.tif"), compression="jpeg", Q=80, **common)
-    image.tiffsave(str(folder / "slides/deflate.tif"), compression="deflate", **common)
-    (folder / "study.json").write_text(
-        json.dumps(
-            {
-                "slug": "bench",
-                "name": "Bench",
-                "question": "",
-                "limits": "",
-                "source": "",
-                "synthetic": True,
-                "endpoints": [],
-                "clinical": [],
-            }
-        )
-    )
-    (folder / "patients.csv").write_text("patient,site\nP1,A\n")
-    (folder / "outcomes.csv").write_text("patient,endpoint,entry,time,cause\n")
-    (folder / "slides.csv").write_text(
-        "slide,patient,specimen,block,section,stain,marker,path,mpp,mpp_source,cells,row_kind,"
-        "spot_diameter_um\n"
-        + "".join(
-            f"{code},P1,,,,H&E,,slides/{code}.tif,0.5,bench,,,\n" for code in ("jpeg", "deflate")
-        )
-    )
-    return folder
+    image.tiffsave(str(folder / "slides/jpeg.tif"), compression="jpeg", Q=80, **PYRAMID)
+    image.tiffsave(str(folder / "slides/deflate.tif"), compression="deflate", **PYRAMID)
+    return write_tables(folder, "bench", ["jpeg", "deflate"])
 
 
 def _tile_addresses(detail: dict) -> list[tuple[int, int, int]]:

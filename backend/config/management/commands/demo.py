@@ -6,7 +6,6 @@ jobs are ordinary jobs of the ordinary workers; this command only asks for them 
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,11 +19,13 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import close_old_connections
+from django.db.models import Q
 
 from backend.accounts.models import User
 from backend.jobs.models import Job
 from backend.registry.models import ModelVersion, PatientTable
 from backend.registry.services import start_import, start_prediction, start_training
+from backend.slides.models import Slide
 from backend.studies.models import Study
 from backend.survival.models import RiskModel
 from backend.survival.services import start_fit
@@ -60,19 +61,15 @@ class Command(BaseCommand):
         )
 
     def _drawn_study(self, folder: Path) -> Path:
-        if folder.exists():
-            return folder
-        self.stdout.write("Drawing the synthetic study …")
-        unfinished = folder.with_suffix(".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [sys.executable, "-m", "fixtures", "--size", "demo", "--seed", str(SEED), unfinished],
-            cwd=settings.ROOT,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        unfinished.rename(folder)
+        """Drawn whole or not at all; its null twins stand beside it."""
+        if not folder.exists():
+            self.stdout.write("Drawing the synthetic study …")
+            subprocess.run(
+                [sys.executable, "-m", "fixtures", "--size", "demo", "--seed", str(SEED), folder],
+                cwd=settings.ROOT,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
         return folder
 
     def _served(self, port: int) -> str:
@@ -120,13 +117,23 @@ class Command(BaseCommand):
         return study.model_versions.get(status=ModelVersion.Status.PROMOTED)
 
     def _predicted(self, admin: User, study: Study, model: ModelVersion) -> None:
-        """On every slide that the model has not predicted yet, measured or not."""
-        done = study.slides.filter(cell_tables__layers__model_artifact=model.artifact)
-        codes = list(study.slides.exclude(pk__in=done).values_list("code", flat=True))
-        if codes:
-            running = study.jobs.filter(kind="predict", status__in=Job.ACTIVE).first()
-            params = {"model": model.pk, "slides": codes}
-            self._follow(running or start_prediction(user=admin, study=study, params=params))
+        """On every H&E slide that the model has neither predicted nor declined yet.
+
+        The large sections come first: they are what a visitor opens, and the cores take longer.
+        """
+        for job in study.jobs.filter(kind="predict", status__in=Job.ACTIVE):
+            self._follow(job)
+        answered = Q(cell_tables__layers__model_artifact=model.artifact) | Q(
+            declined__model_artifact=model.artifact
+        )
+        slides = study.slides.filter(stain=Slide.Stain.HE)
+        left = slides.exclude(pk__in=slides.filter(answered).values("pk")).order_by("code")
+        codes = list(left.values_list("code", flat=True))
+        cores = [code for code in codes if code.endswith("-core")]
+        for some in (sorted(set(codes) - set(cores)), cores):
+            if some:
+                params = {"model": model.pk, "slides": some}
+                self._follow(start_prediction(user=admin, study=study, params=params))
 
     def _risk_fitted(self, admin: User, study: Study) -> None:
         """The study's question: do lymphocyte genes, seen on H&E alone, add to the clinic?"""
