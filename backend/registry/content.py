@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backend.cells.content import CellTableContent
 from backend.slides.content import SlideContent
@@ -83,14 +83,26 @@ class TrainResult(BaseModel):
 
 
 class PredictedSlide(BaseModel):
-    """`table` is there when the rows had to be found first."""
+    """`table` is there when the rows had to be found first.
+
+    `ood_share` is the share of rows outside the model's training distribution, None where the model
+    does not know one. A slide that the model `declined` for it has no layer.
+    """
 
     slide_code: str
     table: CellTableContent | None
-    layer: str
+    layer: str | None
     unit: str
     panel_hash: str
     n_rows: int
+    ood_share: float | None = None
+    declined: bool = False
+
+    @model_validator(mode="after")
+    def _layer_unless_declined(self) -> PredictedSlide:
+        if self.declined != (self.layer is None) or (self.declined and self.ood_share is None):
+            raise ValueError("a slide has a layer, or it is declined with the share that says why")
+        return self
 
 
 class PredictedPatients(BaseModel):
@@ -100,7 +112,9 @@ class PredictedPatients(BaseModel):
 
 
 class PredictResult(BaseModel):
+    """`patient_table` is None when every slide was declined."""
+
     slides: list[PredictedSlide]
-    patient_table: PredictedPatients
+    patient_table: PredictedPatients | None
     seconds: float
     rows_per_s: float

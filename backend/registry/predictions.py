@@ -8,13 +8,13 @@ from typing import Any
 from django.urls import reverse
 
 from backend.accounts.services import record
-from backend.cells.models import CellTable
+from backend.cells.models import CellTable, Layer
 from backend.cells.services import add_cell_table, add_expression_layer
 from backend.jobs.kinds import Spec
 from backend.jobs.models import Job
 from backend.jobs.services import local
 from backend.registry.content import PredictedSlide, PredictParams, PredictResult
-from backend.registry.models import ModelVersion
+from backend.registry.models import Declined, ModelVersion
 from backend.registry.pseudobulk import put_predicted_patients
 from backend.slides.models import Slide
 from backend.slides.selectors import slides_of
@@ -102,38 +102,42 @@ def _tables(model: ModelVersion, slides: dict[str, Slide]) -> dict[str, CellTabl
 
 
 def commit_prediction(job: Job, result: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Layers for the slides that the model took, a note on those that it declined."""
     content = PredictResult.model_validate(result)
     study = Study.objects.select_for_update().get(pk=job.study_id)
     model = model_of(study, PredictParams.model_validate(job.parameters).model)
     slides = chosen_slides(study, [slide.slide_code for slide in content.slides])
     for predicted in content.slides:
-        slide = slides[predicted.slide_code]
-        add_expression_layer(
-            job=job,
-            table=_table_of(job, slide, predicted, out),
-            model_artifact=model.artifact,
-            path=out / predicted.layer,
-            unit=predicted.unit,
-            panel_hash=predicted.panel_hash,
-        )
+        save = _decline if predicted.declined else _save_layer
+        save(job, model, slides[predicted.slide_code], predicted, out)
     put_predicted_patients(
         job=job,
         study=study,
         model=model,
         content=content.patient_table,
-        path=out / content.patient_table.path,
+        out=out,
         slides=list(slides.values()),
     )
+    declined = [
+        {"slide": slide.slide_code, "share": slide.ood_share, "threshold": _threshold(model)}
+        for slide in sorted(content.slides, key=lambda slide: slide.slide_code)
+        if slide.declined
+    ]
     record(
         actor=job.created_by,
         action="predict.save",
         study=study,
         subject=model,
-        detail={"job": job.pk, "slides": sorted(slides)},
+        detail={
+            "job": job.pk,
+            "slides": sorted(slides),
+            "declined": [entry["slide"] for entry in declined],
+        },
     )
     return {
         "model": model.pk,
-        "rows": sum(slide.n_rows for slide in content.slides),
+        "rows": sum(slide.n_rows for slide in content.slides if not slide.declined),
+        "declined": declined,
         "seconds": content.seconds,
         "rows_per_s": content.rows_per_s,
         "links": [
@@ -143,15 +147,57 @@ def commit_prediction(job: Job, result: dict[str, Any], out: Path) -> dict[str, 
     }
 
 
-def _table_of(job: Job, slide: Slide, predicted: PredictedSlide, out: Path) -> CellTable:
-    """The table in whose row order the layer is: the one just found, or the one it names."""
-    if found := predicted.table:
-        if found.row_kind == "spot":
-            # Grids for models of different spots stand beside each other.
-            source = f"{found.source} {found.spot_diameter_um:g} µm"
-            found = found.model_copy(update={"source": source})
-        return add_cell_table(job=job, slide=slide, content=found, out=out)
-    named = layers.Layer.open(out / predicted.layer).table_sha256
+def _save_layer(
+    job: Job, model: ModelVersion, slide: Slide, predicted: PredictedSlide, out: Path
+) -> None:
+    path = out / predicted.layer
+    add_expression_layer(
+        job=job,
+        table=_table_found(job, slide, predicted, out) or _table_named(slide, path),
+        model_artifact=model.artifact,
+        path=path,
+        unit=predicted.unit,
+        panel_hash=predicted.panel_hash,
+    )
+    slide.declined.filter(model_artifact=model.artifact).delete()
+
+
+def _decline(
+    job: Job, model: ModelVersion, slide: Slide, predicted: PredictedSlide, out: Path
+) -> None:
+    """Notes that the model declined the slide; what it said of the slide before goes.
+
+    Rows that were found are kept: where the nuclei are does not depend on the model.
+    """
+    _table_found(job, slide, predicted, out)
+    Layer.objects.filter(table__slide=slide, model_artifact=model.artifact).delete()
+    Declined.objects.update_or_create(
+        slide=slide,
+        model_artifact=model.artifact,
+        defaults={"job": job, "share": predicted.ood_share, "threshold": _threshold(model)},
+    )
+
+
+def _threshold(model: ModelVersion) -> float:
+    """The share of rows outside the training distribution above which the model declines."""
+    return model.metrics["ood"]["decline_above"]
+
+
+def _table_found(job: Job, slide: Slide, predicted: PredictedSlide, out: Path) -> CellTable | None:
+    """The table that the prediction had to find first, stored; None where there was one."""
+    found = predicted.table
+    if found is None:
+        return None
+    if found.row_kind == "spot":
+        # Grids for models of different spots stand beside each other.
+        source = f"{found.source} {found.spot_diameter_um:g} µm"
+        found = found.model_copy(update={"source": source})
+    return add_cell_table(job=job, slide=slide, content=found, out=out)
+
+
+def _table_named(slide: Slide, layer: Path) -> CellTable:
+    """The slide's table in whose row order the layer is."""
+    named = layers.Layer.open(layer).table_sha256
     table = slide.cell_tables.select_related("artifact").filter(artifact__sha256=named).first()
     if table is None:
         raise InputError(

@@ -28,27 +28,35 @@ def put_predicted_patients(
     job: Job,
     study: Study,
     model: ModelVersion,
-    content: PredictedPatients,
-    path: Path,
+    content: PredictedPatients | None,
+    out: Path,
     slides: list[Slide],
-) -> PatientTable:
+) -> PatientTable | None:
     """Bring the model's patient table up to date with the slides a job predicted.
 
     One table per model: it keeps patients of earlier jobs, and a patient who has slides in this job
-    and in earlier ones gets the mean over the rows of all of them, from the layers.
+    and in earlier ones gets the mean over the rows of all of them, from the layers. Whoever has no
+    layer of the model any more is left out.
 
     Args:
-        path: the job's own table, parquet with index "patient".
-        slides: what the job predicted on, with `patient`; their layers are in the database.
+        content: the job's own table under `out`, parquet with index "patient"; None when the model
+            declined every slide.
+        slides: what the job looked at, with `patient`; their layers are in the database.
+
+    Returns:
+        The model's table; None where there is none and nothing was predicted.
     """
     table = PatientTable.objects.filter(
         study=study, source=PatientTable.Source.PREDICTED, model_artifact=model.artifact
     ).first()
-    rows = pd.read_parquet(path)
-    rows.update(_means_over_all_slides(study, model, slides, list(rows.columns)))
-    if table:
-        earlier = pd.read_parquet(local(table.artifact))
-        rows = pd.concat([earlier.loc[earlier.index.difference(rows.index)], rows])
+    earlier = pd.read_parquet(local(table.artifact)) if table else None
+    rows = pd.read_parquet(out / content.path) if content else earlier
+    if rows is None:
+        return None
+    rows = _merged(rows, _means_over_all_slides(study, model, slides, list(rows.columns)))
+    if earlier is not None:
+        rows = _merged(earlier, rows)
+    rows = rows[rows.index.isin(_predicted_patients(study, model))]
     rows = rows.sort_index().astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "patients.parquet"
@@ -73,6 +81,20 @@ def put_predicted_patients(
         (PatientColumn(table=table, name=name) for name in content.columns), batch_size=_BATCH
     )
     return table
+
+
+def _merged(below: pd.DataFrame, above: pd.DataFrame) -> pd.DataFrame:
+    """The rows of both; of a patient in both, the row of `above`."""
+    kept = below.loc[below.index.difference(above.index)]
+    return pd.concat([kept, above]).rename_axis("patient")
+
+
+def _predicted_patients(study: Study, model: ModelVersion) -> list[str]:
+    """Codes of the patients with a layer of the model on some slide."""
+    layers = Layer.objects.filter(
+        kind=Layer.Kind.EXPRESSION, model_artifact=model.artifact, table__slide__study=study
+    )
+    return list(layers.order_by().values_list("table__slide__specimen__patient__code", flat=True))
 
 
 def _means_over_all_slides(

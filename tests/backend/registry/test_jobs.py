@@ -206,7 +206,7 @@ class TestPatientMeans:
             if code == "A1":
                 PatientTable.objects.all().delete()
             put_predicted_patients(
-                job=add_job(study, "predict"), study=study, model=model, path=path,
+                job=add_job(study, "predict"), study=study, model=model, out=tmp_path,
                 content=PredictedPatients(path="patients.parquet", columns=GENES, unit=UNIT),
                 slides=list(slides_of(study).filter(code=code)),
             )  # fmt: skip
