@@ -64,6 +64,9 @@ class OutcomeSerializer(serializers.Serializer):
 class PatientSerializer(serializers.Serializer):
     patient = serializers.CharField()
     site = serializers.CharField()
+    part = serializers.CharField(
+        help_text="Planned before anything was trained: train, validation, test, or empty."
+    )
     n_slides = serializers.IntegerField()
     values = serializers.DictField(help_text="Clinical column → number or text.")
     outcomes = serializers.DictField(

@@ -115,6 +115,7 @@ def patient_rows(patients: Iterable[Patient]) -> list[dict[str, Any]]:
         patient.pk: {
             "patient": patient.code,
             "site": patient.site,
+            "part": patient.part,
             "n_slides": patient.n_slides,
             "values": {},
             "outcomes": {},

@@ -143,6 +143,20 @@ class TestDataset:
         dataset, _ = freeze_dataset(job=train_job(study, make_user("admin")), params=TrainParams())
         assert dataset.same_patient and dataset.row_kind == "spot"
 
+    def test_the_plan_of_the_study_is_said(self, study, two_patients, make_user):
+        study.patients.filter(code="P1").update(part="test")
+        study.patients.filter(code="P2").update(part="train")
+        job = train_job(study, make_user("admin"))
+        planned, tables = freeze_dataset(job=job, params=TrainParams())
+        assert planned.split == "planned"
+        assert {t.code: str(t.part) for t in tables} == {"S1": "test", "S2": "train"}
+        assert json.loads(local(planned.artifact).read_text())["split"] == "planned"
+        chosen, _ = freeze_dataset(job=job, params=TrainParams(test=["S2"]))
+        assert (chosen.split, chosen.tables.get(part="test").patient.code) == ("chosen", "P2")
+        study.patients.update(part="")
+        drawn, _ = freeze_dataset(job=job, params=TrainParams())
+        assert (drawn.split, drawn.version) == ("drawn", 3)
+
     def test_nothing_measured(self, study, make_user, db):
         with pytest.raises(InputError) as error:
             freeze_dataset(job=train_job(study, make_user("admin")), params=TrainParams())

@@ -58,7 +58,7 @@ def test_create_study(staff):
     assert AuditEvent.objects.get(action="study.create").detail == {"slug": "brca", "patients": 3}
     rows = selectors.cohort(study)["rows"]
     assert rows[0] == {
-        "patient": "P0", "site": "A", "n_slides": 0, "values": {}, "slides": [],
+        "patient": "P0", "site": "A", "part": "", "n_slides": 0, "values": {}, "slides": [],
         "outcomes": {"OS": {"entry": 1.5, "time": 10.0, "cause": 0}},
     }  # fmt: skip
     assert rows[1]["values"] == {"age": 51.0, "grade": "2"}
