@@ -58,6 +58,56 @@ def model_for(user: User, model_id: int, action: Action = Action.MODEL_VIEW) -> 
     return model
 
 
+def promoted_model(study: Study) -> ModelVersion | None:
+    """The model version that the study uses; of several row kinds the newest."""
+    promoted = study.model_versions.filter(status=ModelVersion.Status.PROMOTED)
+    return promoted.select_related("dataset", "artifact").order_by("-version").first()
+
+
+def evaluation_of(model: ModelVersion, part: Part) -> Evaluation | None:
+    """The model's newest scores on that part of its own dataset."""
+    return (
+        model.evaluations.filter(part=part, dataset=model.dataset_id)
+        .select_related("artifact", "dataset")
+        .first()
+    )
+
+
+def best_genes(model: ModelVersion, n: int = 5) -> list[dict[str, Any]]:
+    """Scores of the genes that the model predicts best on its held-out part, best first.
+
+    Genes that it calls not predictable are not among them.
+    """
+    evaluation = evaluation_of(model, Part.TEST)
+    if evaluation is None:
+        return []
+    refused = set(model.metrics.get("not_predictable", ()))
+    scores = [
+        score
+        for score in gene_scores(evaluation)
+        if score["pcc"] is not None and score["gene"] not in refused
+    ]
+    return sorted(scores, key=lambda score: (-score["pcc"], score["gene"]))[:n]
+
+
+def not_predictable(model: ModelVersion) -> dict[str, dict[str, float | None]]:
+    """Genes that the model cannot tell from H&E, with Pearson and 95 % interval in validation.
+
+    `pcc`, `low` and `high` are None where the scores lack them.
+    """
+    symbols = model.metrics.get("not_predictable", ())
+    evaluation = evaluation_of(model, Part.VALIDATION) if symbols else None
+    scores = {s["gene"]: s for s in gene_scores(evaluation)} if evaluation else {}
+    return {
+        symbol: {
+            "pcc": scores.get(symbol, {}).get("pcc"),
+            "low": scores.get(symbol, {}).get("pcc_low"),
+            "high": scores.get(symbol, {}).get("pcc_high"),
+        }
+        for symbol in symbols
+    }
+
+
 def held_out_label(dataset: Dataset, part: str) -> str:
     """What the scores of a part were measured on, in words that go beside them."""
     unit = "section of the same patient" if dataset.same_patient else "patients"
@@ -76,6 +126,8 @@ def dataset_document(dataset: Dataset) -> dict[str, Any]:
         "version": dataset.version,
         "row_kind": dataset.row_kind,
         "same_patient": dataset.same_patient,
+        "split": dataset.split,
+        "split_label": dataset.get_split_display() if dataset.split else "",
         "created_at": dataset.created_at,
         "tables": list(
             tables.values(
@@ -136,6 +188,7 @@ def trainable(study: Study) -> list[dict[str, Any]]:
             "row_kind": table.row_kind,
             "n_rows": table.n_rows,
             "n_genes": table.n_genes,
+            "planned": table.planned,
         }
         for table in measured_tables(study)
     ]

@@ -31,6 +31,12 @@ class LayerSerializer(serializers.Serializer):
     )
 
 
+class ScoredLayerSerializer(LayerSerializer):
+    not_predictable = serializers.DictField(
+        help_text="Gene → pcc, low, high in validation: what the model cannot tell from H&E."
+    )
+
+
 class CellTableSerializer(serializers.Serializer):
     id = serializers.IntegerField()
     source = serializers.CharField()
@@ -41,6 +47,16 @@ class CellTableSerializer(serializers.Serializer):
     measured = serializers.BooleanField()
     coordinates_url = serializers.CharField()
     layers = LayerSerializer(many=True)
+
+
+class ScoredTableSerializer(CellTableSerializer):
+    layers = ScoredLayerSerializer(many=True)
+
+
+class DeclinedSerializer(serializers.Serializer):
+    model = serializers.CharField(help_text="Name of the model version.")
+    share = serializers.FloatField(help_text="Of the slide's rows, unlike the training tissue.")
+    threshold = serializers.FloatField(help_text="The share above which the model declines.")
 
 
 class SlideSummarySerializer(serializers.Serializer):
@@ -55,17 +71,21 @@ class SlideSummarySerializer(serializers.Serializer):
     height = serializers.IntegerField()
     levels = serializers.IntegerField()
     tile_size = serializers.IntegerField()
+    synthetic = serializers.BooleanField(help_text="Drawn by a program, not scanned.")
     mpp = serializers.FloatField(help_text="Microns per level-0 pixel.")
     mpp_source = serializers.CharField()
     objective = serializers.FloatField(allow_null=True)
     url = serializers.CharField()
     thumbnail_url = serializers.CharField()
+    declined = DeclinedSerializer(
+        many=True, help_text="Models that would not predict on the slide, and why."
+    )
     tables = CellTableSerializer(many=True)
 
 
 class SlideSerializer(SlideSummarySerializer):
     study = serializers.CharField()
-    synthetic = serializers.BooleanField()
+    tables = ScoredTableSerializer(many=True)
     tile_url = serializers.CharField(help_text="With {z}, {x} and {y} to be filled in.")
 
 
@@ -112,11 +132,18 @@ class ModelDetailSerializer(ModelSerializer):
     promotions = PromotionSerializer(many=True)
     sha256 = serializers.CharField(source="artifact.sha256")
     job = serializers.IntegerField(source="job_id", allow_null=True)
+    not_predictable = serializers.SerializerMethodField(
+        help_text="Gene → pcc, low, high in validation: what the model cannot tell from H&E."
+    )
+    ood = serializers.SerializerMethodField(
+        help_text="How far from its training tissue the model works; null when it does not say."
+    )
 
     class Meta(ModelSerializer.Meta):
         fields = (
             *ModelSerializer.Meta.fields,
             "config", "dataset", "exposures", "evaluations", "promotions", "sha256", "job",
+            "not_predictable", "ood",
         )  # fmt: skip
 
     @extend_schema_field(OpenApiTypes.OBJECT)
@@ -126,6 +153,14 @@ class ModelDetailSerializer(ModelSerializer):
     @extend_schema_field(OpenApiTypes.OBJECT)
     def get_exposures(self, model: ModelVersion) -> dict[str, int]:
         return selectors.exposure_counts(model)
+
+    @extend_schema_field(OpenApiTypes.OBJECT)
+    def get_not_predictable(self, model: ModelVersion) -> dict[str, dict[str, float | None]]:
+        return selectors.not_predictable(model)
+
+    @extend_schema_field({"type": "object", "nullable": True})
+    def get_ood(self, model: ModelVersion) -> dict | None:
+        return model.metrics.get("ood")
 
 
 class ImportRequestSerializer(serializers.Serializer):

@@ -20,6 +20,8 @@ from backend.registry.models import (
     PatientColumn,
     PatientTable,
 )
+from backend.registry.planted import declined_on
+from backend.registry.selectors import not_predictable
 from backend.slides.models import Slide
 from backend.slides.selectors import slides_of, thumbnail_url, tile_url
 from backend.studies.models import Study
@@ -36,6 +38,7 @@ def slide_documents(
     """
     slides = list(slides)
     known = _Known(slides)
+    declined = declined_on(slides)
     return [
         {
             "id": slide.pk,
@@ -45,6 +48,7 @@ def slide_documents(
             "section": slide.section,
             "stain": slide.stain,
             "marker": slide.marker,
+            "synthetic": slide.synthetic,
             "width": slide.width,
             "height": slide.height,
             "levels": slide.levels,
@@ -54,6 +58,14 @@ def slide_documents(
             "objective": slide.objective,
             "url": reverse("slide", args=[slide.pk]),
             "thumbnail_url": thumbnail_url(slide, user),
+            "declined": [
+                {
+                    "model": by["model"]["name"] if by["model"] else "",
+                    "share": by["share"],
+                    "threshold": by["threshold"],
+                }
+                for by in declined.get(slide.pk, ())
+            ],
             "tables": [known.table(table, slide) for table in known.tables[slide.pk]],
             **({"tile_url": tile_url(slide, user)} if tiles else {}),
         }
@@ -65,8 +77,19 @@ def slide_document(slide: Slide, user: User) -> dict[str, Any]:
     """One slide with the address of its tiles and its study; `slide` comes from `slide_for`."""
     (document,) = slide_documents([slide], user, tiles=True)
     document["study"] = slide.study.slug
-    document["synthetic"] = slide.study.synthetic
+    _say_what_is_not_predictable(document)
     return document
+
+
+def _say_what_is_not_predictable(document: dict[str, Any]) -> None:
+    """Adds to each layer the genes that its model cannot tell from H&E, with their scores."""
+    layers = [layer for table in document["tables"] for layer in table["layers"]]
+    models = ModelVersion.objects.filter(
+        pk__in={layer["model"]["id"] for layer in layers if layer["model"]}
+    ).defer("config")
+    refused = {model.pk: not_predictable(model) for model in models}
+    for layer in layers:
+        layer["not_predictable"] = refused[layer["model"]["id"]] if layer["model"] else {}
 
 
 class _Known:
@@ -140,9 +163,12 @@ class _Known:
 
 
 def study_slides(study: Study, user: User) -> list[dict[str, Any]]:
-    """A study's slides for its page: documents with what is measured and which models predicted."""
+    """A study's slides for its page, the large ones first: documents with what is measured, which
+    models predicted, and which declined (name and share of rows unlike the training)."""
     documents = slide_documents(slides_of(study), user)
+    documents.sort(key=area_mm2, reverse=True)
     for document in documents:
+        document["real_tissue"] = study.synthetic and not document["synthetic"]
         layers = [
             layer for table in document["tables"] for layer in table["layers"] if layer["model"]
         ]
@@ -152,6 +178,11 @@ def study_slides(study: Study, user: User) -> list[dict[str, Any]]:
             {layer["model"]["name"] for layer in layers if layer["exposed"]}
         )
     return documents
+
+
+def area_mm2(slide: dict[str, Any]) -> float:
+    """Of a slide's document."""
+    return slide["width"] * slide["height"] * slide["mpp"] ** 2 / 1e6
 
 
 def slide_counts(study: Study) -> dict[str, int]:

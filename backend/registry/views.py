@@ -6,25 +6,29 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
-from backend.accounts.permissions import Action
+from backend.accounts.permissions import Action, allows
 from backend.jobs.api import JobSerializer
 from backend.jobs.selectors import jobs_for
-from backend.registry import selectors
+from backend.registry import landing, selectors
 from backend.registry.content import TrainParams
+from backend.registry.planted import planted_truth
+from backend.registry.planted_page import planted_page, without_outcomes
 from backend.registry.serializers import (
     EvaluationSerializer,
     ModelDetailSerializer,
     ModelSerializer,
 )
 from backend.registry.slide_selectors import slide_counts, study_slides
+from backend.studies.models import Study
 from backend.studies.selectors import can_import, page_context, study_for
 
 LATEST_JOBS = 5
+SLIDES_AT_FIRST = 50
 
 
 @require_safe
@@ -33,19 +37,59 @@ def study(request: HttpRequest, slug: str) -> HttpResponse:
     slides = study_slides(found, request.user)
     models = ModelSerializer(selectors.models_of(found), many=True).data
     jobs = jobs_for(request.user, study=found)[:LATEST_JOBS]
+    promoted = selectors.promoted_model(found)
+    picture = landing.held_out_picture(promoted, slides)
     context = page_context(found) | {
         "counts": {"patients": found.n_patients, "models": len(models)} | slide_counts(found),
         "slides": slides,
+        "slides_at_first": SLIDES_AT_FIRST,
+        "stains": sorted({slide["stain"] for slide in slides}),
         "models": models,
         "jobs": JobSerializer(jobs, many=True, context={"request": request}).data,
+        "active": landing.active_jobs(found),
+        "promoted": promoted,
+        "picture": picture,
+        "held_out": None if picture else landing.held_out_slide(promoted, slides),
+        "without_prediction": landing.without_prediction(promoted, slides),
+        "survival": landing.survival_facts(found),
+        "estimate": None if models else selectors.training_estimate(found),
         "page": {
-            "slug": found.slug,
+            "slides_at_first": SLIDES_AT_FIRST,
             "predict_url": reverse("api-predict", args=[found.slug]),
-            "slides": [_of(slide, "id", "code", "measured", "predicted") for slide in slides],
-            "models": [_of(model, "id", "name", "row_kind", "status") for model in models],
+            "figure_url": reverse("api-study-figure", args=[found.slug]),
+            "survival_url": reverse("survival", args=[found.slug]),
+            "picture": picture,
         },
     }
     return render(request, "studies/study.html", context)
+
+
+@require_safe
+def what_was_planted(request: HttpRequest, slug: str) -> HttpResponse:
+    """What a synthetic study was made to hold, beside what its model in use found of it."""
+    found = study_for(request.user, slug)
+    truth = _truth_or_404(found)
+    context = page_context(found) | planted_page(request.user, found, truth)
+    return render(request, "studies/planted.html", context)
+
+
+@require_safe
+def planted_document(request: HttpRequest, slug: str) -> HttpResponse:
+    """The document that the page is drawn from, to keep."""
+    found = study_for(request.user, slug)
+    return JsonResponse(
+        _truth_or_404(found),
+        headers={"Content-Disposition": f'attachment; filename="{found.slug}-truth.json"'},
+        json_dumps_params={"indent": 1},
+    )
+
+
+def _truth_or_404(study: Study) -> dict[str, Any]:
+    """What the study's reader may see of it: outcomes and what follows from them by role."""
+    truth = planted_truth(study)
+    if truth is None:
+        raise Http404("Nothing was planted in this study.")
+    return truth if allows(study.role, Action.SURVIVAL_VIEW) else without_outcomes(truth)
 
 
 @require_safe
@@ -84,6 +128,7 @@ def models(request: HttpRequest, slug: str) -> HttpResponse:
 def model(request: HttpRequest, model_id: int) -> HttpResponse:
     found = selectors.model_for(request.user, model_id)
     document = ModelDetailSerializer(found).data
+    refused = selectors.not_predictable(found)
     evaluations = [
         EvaluationSerializer(evaluation).data | {"genes": selectors.gene_scores(evaluation)}
         for evaluation in found.evaluations.all()
@@ -93,14 +138,12 @@ def model(request: HttpRequest, model_id: int) -> HttpResponse:
         "evaluations": evaluations,
         "promotions": document["promotions"],
         "exposures": selectors.exposed_patients(found),
+        "not_predictable": refused,
         "page": {
             "model": document,
             "evaluations": evaluations,
+            "not_predictable": refused,
             "promote_url": reverse("api-promote", args=[found.pk]),
         },
     }
     return render(request, "registry/model.html", context)
-
-
-def _of(row: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: row[name] for name in names}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from django.http import HttpResponse
+from django.http import Http404, HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
@@ -18,6 +18,7 @@ from backend.accounts.permissions import Action
 from backend.jobs.api import JobSerializer, job_json
 from backend.studies.selectors import study_for
 from backend.survival import selectors, services
+from backend.survival.landing import study_figure
 from backend.survival.questions import FitParams, KaplanMeierRequest, SaveParams
 from ml.tasks import survival_figure, survival_report
 from ml.tasks.survival_analysis import Analysis
@@ -73,6 +74,18 @@ class KaplanMeierView(APIView):
         study = study_for(request.user, slug, Action.SURVIVAL_VIEW)
         asked = KaplanMeierRequest.model_validate(request.data)
         return Response(analysis_json(selectors.analysis_of(study, asked), asked))
+
+
+class StudyFigureView(APIView):
+    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    def get(self, request: Request, slug: str) -> Response:
+        """The curve that the study's own page shows; answers as a Kaplan–Meier request does."""
+        study = study_for(request.user, slug, Action.SURVIVAL_VIEW)
+        found = study_figure(study)
+        if found is None:
+            raise Http404("This study has no outcomes with events.")
+        asked, analysis = found
+        return Response(analysis_json(analysis, asked))
 
 
 def analysis_json(analysis: Analysis, asked: KaplanMeierRequest) -> dict[str, Any]:

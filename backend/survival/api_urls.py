@@ -5,6 +5,7 @@ from backend.survival import api
 _BASE = "studies/<slug:slug>/survival/"
 
 urlpatterns = [
+    path(f"{_BASE}figure/", api.StudyFigureView.as_view(), name="api-study-figure"),
     path(f"{_BASE}km/", api.KaplanMeierView.as_view(), name="api-km"),
     path(f"{_BASE}km.csv", api.KaplanMeierCsvView.as_view(), name="api-km-csv"),
     path(f"{_BASE}km.svg", api.KaplanMeierSvgView.as_view(), name="api-km-svg"),

@@ -2,6 +2,8 @@
 import "../../styles/tokens.css";
 import "../../styles/base.css";
 import "../../styles/components.css";
+import "../../styles/forms.css";
+import "../../styles/tables.css";
 
 import { guardForms } from "../shared/forms";
 import { localise } from "../shared/format";

@@ -1,4 +1,5 @@
 import "../../styles/pages.css";
+import "../../styles/landing.css";
 
 import { start } from "../pages/study";
 

@@ -1,32 +1,23 @@
-/** The study page: filter and sort slides, choose some, start a prediction. */
+/** A study's own page: its figures, its slides, and predictions on those that are chosen. */
+import { HeldOutPicture, type HeldOut } from "../landing/picture";
+import { SlideTable } from "../landing/slides";
 import { byId, pageData } from "../shared/dom";
-import { formatFixed, formatNumber } from "../shared/format";
+import { formatDuration, formatFixed, formatNumber } from "../shared/format";
 import { goToJob, onApiSubmit } from "../shared/forms";
 import { makeSortable } from "../shared/sortable";
+import { toastError } from "../shared/toast";
+
+interface StudyPage {
+  slides_at_first: number;
+  predict_url: string;
+  figure_url: string;
+  survival_url: string;
+  picture: HeldOut | null;
+}
 
 const boxes = (): HTMLInputElement[] => [
   ...document.querySelectorAll<HTMLInputElement>("input[name=slides]"),
 ];
-
-/** Sizes of the slides in millimetres, from pixels and microns per pixel. */
-function showSizes(): void {
-  for (const cell of document.querySelectorAll<HTMLElement>("td[data-mpp]")) {
-    const { width, height, mpp } = cell.dataset;
-    const [w, h] = [width, height].map((pixels) => (Number(pixels) * Number(mpp)) / 1000);
-    cell.textContent = `${formatFixed(w, 1)} × ${formatFixed(h, 1)}`;
-    cell.dataset.value = String(w * h);
-  }
-}
-
-function filterSlides(): void {
-  const filter = document.querySelector<HTMLInputElement>("#slide-filter");
-  filter?.addEventListener("input", () => {
-    const wanted = filter.value.trim().toLowerCase();
-    for (const row of document.querySelectorAll<HTMLElement>("tr[data-find]")) {
-      row.hidden = !(row.dataset.find ?? "").toLowerCase().includes(wanted);
-    }
-  });
-}
 
 function showChosen(): void {
   const count = boxes().filter(({ checked }) => checked).length;
@@ -36,28 +27,61 @@ function showChosen(): void {
 }
 
 /** The form is there for those who may predict, once there is a model. */
-function bindPrediction(): void {
+function bindPrediction(table: SlideTable, url: string): void {
   const form = document.querySelector<HTMLFormElement>("#predict");
   if (!form) return;
   const all = byId<HTMLInputElement>("choose-all");
   all.addEventListener("change", () => {
-    for (const box of boxes()) {
-      if (!box.closest("tr")?.hidden) box.checked = all.checked;
+    for (const row of table.matching) {
+      const box = row.querySelector<HTMLInputElement>("input[name=slides]");
+      if (box) box.checked = all.checked;
     }
     showChosen();
   });
-  for (const box of boxes()) box.addEventListener("change", showChosen);
+  byId("slides").addEventListener("change", showChosen);
   showChosen();
   const body = (): unknown => ({
     model: Number(byId<HTMLSelectElement>("predict-model").value),
     slides: boxes().filter(({ checked }) => checked).map(({ value }) => value),
   });
-  onApiSubmit(form, pageData<{ predict_url: string }>().predict_url, body, goToJob);
+  onApiSubmit(form, url, body, goToJob);
+}
+
+function bindHeldOut(url: string): void {
+  const form = document.querySelector<HTMLFormElement>("#predict-held-out");
+  if (!form) return;
+  const body = (): unknown => ({ model: Number(form.dataset.model), slides: [form.dataset.slide] });
+  onApiSubmit(form, url, body, goToJob);
+}
+
+function localiseMarks(): void {
+  for (const mark of document.querySelectorAll<HTMLElement>("[data-percent]")) {
+    mark.textContent = `${formatFixed(Number(mark.dataset.percent) * 100, 0)} %`;
+  }
+  for (const mark of document.querySelectorAll<HTMLElement>("[data-seconds]")) {
+    mark.textContent = formatDuration(Number(mark.dataset.seconds));
+  }
+}
+
+/** The plots' library is large, so it comes after everything that does not need it. */
+async function showCurve({ figure_url, survival_url }: StudyPage): Promise<void> {
+  const { showStudyCurve } = await import("../landing/survival");
+  await showStudyCurve(figure_url, survival_url);
 }
 
 export function start(): void {
-  showSizes();
-  filterSlides();
-  makeSortable(document);
-  bindPrediction();
+  const page = pageData<StudyPage>();
+  localiseMarks();
+  if (document.getElementById("slides")) {
+    makeSortable(document);
+    bindPrediction(new SlideTable(page.slides_at_first), page.predict_url);
+  }
+  bindHeldOut(page.predict_url);
+  const figures = [
+    page.picture && new HeldOutPicture(page.picture).start(toastError),
+    document.getElementById("km-plot") && showCurve(page),
+  ];
+  Promise.all(figures)
+    .catch(toastError)
+    .finally(() => (document.documentElement.dataset.landing = "ready"));
 }

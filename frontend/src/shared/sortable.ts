@@ -34,7 +34,8 @@ export function sortButton(
   });
 }
 
-/** Sorts the rows that the server rendered, by `data-value`, a `<data value>` or the text. */
+/** Sorts the rows that the server rendered, by `data-value`, a `<data value>` or the text; the table
+ * then gets an event "sorted". */
 export function makeSortable(root: ParentNode): void {
   for (const table of root.querySelectorAll<HTMLTableElement>("table[data-sortable]")) {
     const body = table.tBodies[0];
@@ -45,6 +46,7 @@ export function makeSortable(root: ParentNode): void {
         const rows = [...body.rows].map((row) => ({ row, value: cellValue(row.cells[column], isNumber) }));
         rows.sort((a, b) => compareValues(a.value, b.value, direction));
         body.append(...rows.map(({ row }) => row));
+        table.dispatchEvent(new Event("sorted"));
       });
     }
   }

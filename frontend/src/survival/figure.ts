@@ -3,8 +3,12 @@ import Plotly from "../shared/plotly";
 import type { PlotArea } from "./riskTable";
 import type { Figure } from "./types";
 
-const MARGIN = { l: 100, r: 28, t: 12, b: 52 };
-const HEIGHT = 400;
+export interface FigureSize {
+  height: number;
+  margin: { l: number; r: number; t: number; b: number };
+}
+
+const DASHBOARD: FigureSize = { height: 400, margin: { l: 100, r: 28, t: 12, b: 52 } };
 
 const CONFIG = { displayModeBar: false, responsive: false, scrollZoom: false, doubleClick: false };
 
@@ -15,6 +19,7 @@ export class KmFigure {
   constructor(
     private readonly host: HTMLElement,
     private readonly moved: (area: PlotArea) => void,
+    private readonly size: FigureSize = DASHBOARD,
   ) {
     let width = 0;
     new ResizeObserver(([entry]) => {
@@ -41,8 +46,7 @@ export class KmFigure {
     return {
       ...figure.layout,
       width: this.host.clientWidth,
-      height: HEIGHT,
-      margin: MARGIN,
+      ...this.size,
       font: { family: style.fontFamily, size: 13, color: style.color },
       xaxis: { ...figure.layout.xaxis, ...fixed },
       yaxis: { ...(figure.layout.yaxis as object), ...fixed },
@@ -58,9 +62,10 @@ export class KmFigure {
   }
 
   private area(): PlotArea {
+    const { l, r } = this.size.margin;
     return {
-      left: MARGIN.l,
-      width: this.host.clientWidth - MARGIN.l - MARGIN.r,
+      left: l,
+      width: this.host.clientWidth - l - r,
       range: this.range,
     };
   }

@@ -17,7 +17,7 @@ export function renderResults(analysis: Analysis): void {
   byId("methods").textContent = analysis.methods;
 }
 
-function badges({ stratifier, labels }: Analysis): Node[] {
+export function badges({ stratifier, labels }: Analysis): Node[] {
   const shown: Node[] = [];
   if (labels.includes("Synthetic data")) {
     shown.push(element("span", { class: "badge badge-synthetic" }, "synthetic"));
