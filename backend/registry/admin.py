@@ -16,7 +16,7 @@ class _ReadOnly(admin.ModelAdmin):
 
 @admin.register(Dataset)
 class DatasetAdmin(_ReadOnly):
-    list_display = ["study", "version", "row_kind", "same_patient", "created_at"]
+    list_display = ["study", "version", "row_kind", "same_patient", "split", "created_at"]
     list_filter = ["study"]
     list_select_related = ["study"]
 

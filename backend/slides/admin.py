@@ -7,8 +7,8 @@ from backend.slides.models import Slide
 class SlideAdmin(admin.ModelAdmin):
     """Slides are made by imports; here they are looked at and deleted."""
 
-    list_display = ["code", "study", "stain", "width", "height", "mpp", "mpp_source"]
-    list_filter = ["study", "stain"]
+    list_display = ["code", "study", "stain", "synthetic", "width", "height", "mpp", "mpp_source"]
+    list_filter = ["study", "stain", "synthetic"]
     list_select_related = ["study"]
     search_fields = ["code"]
 

@@ -46,8 +46,8 @@ class StudyAdmin(admin.ModelAdmin):
 
 @admin.register(Patient)
 class PatientAdmin(admin.ModelAdmin):
-    list_display = ["code", "study", "site"]
-    list_filter = ["study"]
+    list_display = ["code", "study", "site", "part"]
+    list_filter = ["study", "part"]
     list_select_related = ["study"]
     search_fields = ["code"]
     inlines = [SpecimenInline, OutcomeInline]
