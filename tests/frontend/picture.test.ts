@@ -10,6 +10,7 @@ const layer = (id: number): LayerInfo => ({
   n_genes: 2,
   exposed: false,
   part: null,
+  not_predictable: {},
 });
 const TABLE: TableInfo = {
   id: 1,

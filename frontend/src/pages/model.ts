@@ -2,6 +2,7 @@
 import { byId, element, pageData } from "../shared/dom";
 import { formatDuration, formatFixed, formatNumber } from "../shared/format";
 import { onApiSubmit } from "../shared/forms";
+import { NOT_PREDICTABLE, validationText, type NotPredictable } from "../shared/scores";
 import { compareValues, sortButton, type Direction } from "../shared/sortable";
 
 type Score = Record<string, number | string | null>;
@@ -15,6 +16,7 @@ interface Evaluation {
 interface ModelPage {
   model: { config: unknown };
   evaluations: Evaluation[];
+  not_predictable: Record<string, NotPredictable | undefined>;
   promote_url: string;
 }
 
@@ -24,6 +26,8 @@ const LABELS: Record<string, string> = {
   scc: "Spearman",
   ceiling_pcc: "Ceiling",
 };
+/** Shown within the column of the score they are the interval of. */
+const INTERVAL = ["pcc_low", "pcc_high"];
 
 function labelOf(column: string): string {
   return LABELS[column] ?? column.replace(/_pcc$/, "").replaceAll("_", " ");
@@ -33,7 +37,10 @@ class GeneTable {
   private column = "pcc";
   private direction: Direction = "descending";
 
-  constructor(private readonly evaluations: Evaluation[]) {
+  constructor(
+    private readonly evaluations: Evaluation[],
+    private readonly refused: ModelPage["not_predictable"],
+  ) {
     byId("evaluation").addEventListener("change", () => this.build());
     byId("gene-filter").addEventListener("input", () => this.fill());
     this.build();
@@ -47,7 +54,8 @@ class GeneTable {
   }
 
   private get columns(): string[] {
-    return Object.keys(this.scores.at(0) ?? {}).filter((column) => column !== "part");
+    const hidden = ["part", ...INTERVAL];
+    return Object.keys(this.scores.at(0) ?? {}).filter((column) => !hidden.includes(column));
   }
 
   private build(): void {
@@ -72,22 +80,44 @@ class GeneTable {
     const found = all.filter(({ gene }) => String(gene).toLowerCase().includes(wanted));
     found.sort((a, b) => compareValues(a[this.column], b[this.column], this.direction));
     const rows = found.map((score) => {
-      const cells = this.columns.map((column) => {
-        const value = score[column];
-        return typeof value === "number"
-          ? element("td", { class: "num" }, formatFixed(value, 3))
-          : element("td", {}, value ?? "–");
-      });
-      return element("tr", {}, ...cells);
+      return element("tr", {}, ...this.columns.map((column) => this.cell(score, column)));
     });
     byId<HTMLTableElement>("genes").tBodies[0].replaceChildren(...rows);
     byId("gene-count").textContent = `${formatNumber(found.length)} of ${formatNumber(all.length)} genes`;
   }
+
+  private cell(score: Score, column: string): HTMLTableCellElement {
+    const value = score[column];
+    if (column === "gene") {
+      const gene = String(value);
+      const refused = this.refused[gene];
+      const badge =
+        refused &&
+        element("span", { class: "badge badge-warning", title: validationText(refused) }, NOT_PREDICTABLE);
+      return element("td", {}, gene, badge && " ", badge);
+    }
+    if (typeof value !== "number") return element("td", {}, value ?? "–");
+    const interval = column === "pcc" ? intervalText(score) : "";
+    return element(
+      "td",
+      { class: "num nowrap" },
+      formatFixed(value, 3),
+      interval && element("span", { class: "muted small" }, interval),
+    );
+  }
+}
+
+/** "(−0.05 to 0.08)"; empty where the scores have no interval. */
+export function intervalText(score: Score): string {
+  const [low, high] = INTERVAL.map((name) => score[name]);
+  return typeof low === "number" && typeof high === "number"
+    ? ` (${formatFixed(low, 2)} to ${formatFixed(high, 2)})`
+    : "";
 }
 
 export function start(): void {
   const page = pageData<ModelPage>();
-  if (page.evaluations.length > 0) new GeneTable(page.evaluations);
+  if (page.evaluations.length > 0) new GeneTable(page.evaluations, page.not_predictable);
   byId("config").textContent = JSON.stringify(page.model.config, null, 2);
   for (const span of document.querySelectorAll<HTMLElement>("[data-seconds]")) {
     if (span.dataset.seconds) span.textContent = formatDuration(Number(span.dataset.seconds));

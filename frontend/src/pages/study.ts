@@ -77,10 +77,9 @@ export function start(): void {
     bindPrediction(new SlideTable(page.slides_at_first), page.predict_url);
   }
   bindHeldOut(page.predict_url);
-  const figures = [
-    page.picture && new HeldOutPicture(page.picture).start(toastError),
-    document.getElementById("km-plot") && showCurve(page),
-  ];
+  const figures: Promise<void>[] = [];
+  if (page.picture) figures.push(new HeldOutPicture(page.picture).start(toastError));
+  if (document.getElementById("km-plot")) figures.push(showCurve(page));
   Promise.all(figures)
     .catch(toastError)
     .finally(() => (document.documentElement.dataset.landing = "ready"));

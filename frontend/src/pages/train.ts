@@ -3,11 +3,15 @@ import { byId, element, pageData } from "../shared/dom";
 import { formatDuration, formatNumber } from "../shared/format";
 import { goToJob, onApiSubmit } from "../shared/forms";
 
+export type Part = "train" | "validation" | "test";
+
 interface Measured {
   slide: string;
   patient: string;
   row_kind: "cell" | "spot";
   n_rows: number;
+  /** The part planned for the patient before anything was trained; "" for none. */
+  planned: Part | "";
 }
 
 interface TrainPage {
@@ -16,13 +20,18 @@ interface TrainPage {
   estimate: { seconds: number; rows: number; job: number } | null;
 }
 
-type Part = "train" | "validation" | "test";
+/** Whether the study's own plan makes the split: every patient has a part, some train, some test. */
+export function isPlanned(parts: (Part | "")[]): boolean {
+  return parts.every(Boolean) && parts.includes("train") && parts.includes("test");
+}
 
-const page = pageData<TrainPage>();
+let page: TrainPage;
 const isOwnSplit = (): boolean =>
   document.querySelector<HTMLInputElement>("input[name=split]:checked")?.value === "own";
 const rowKind = (): string => byId<HTMLSelectElement>("row-kind").value;
 const usable = (): Measured[] => page.measured.filter(({ row_kind }) => row_kind === rowKind());
+
+const usesPlan = (): boolean => isPlanned(usable().map(({ planned }) => planned));
 
 function partOf({ slide }: Measured): Part {
   const row = document.querySelector(`tr[data-slide="${CSS.escape(slide)}"]`);
@@ -51,9 +60,10 @@ function summary(): string[] {
       `Slides: ${said("train", "trains on")}, ${said("validation", "validates on")}, ${said("test", "holds out")}.`,
     );
   } else {
-    lines.push(
-      `${all.length} slides with ${formatNumber(sum(all))} ${kinds}; validation and held-out patients are drawn by the seed.`,
-    );
+    const how = usesPlan()
+      ? "validation and held-out patients are as planned in the study, before anything was trained"
+      : "validation and held-out patients are drawn by the seed";
+    lines.push(`${all.length} slides with ${formatNumber(sum(all))} ${kinds}; ${how}.`);
   }
   lines.push("A new dataset version records the split. No parent model: training starts from the encoder's own weights.");
   const { estimate } = page;
@@ -66,11 +76,23 @@ function summary(): string[] {
   return lines;
 }
 
+const PLANNED: Record<Part, string> = { train: "train", validation: "validate", test: "hold out" };
+
+/** The part that the split gives a slide, as far as it is known before the start. */
+function partText(code: string | undefined): string {
+  const planned = usable().find(({ slide }) => slide === code)?.planned;
+  return planned && usesPlan() ? `${PLANNED[planned]}, as planned` : "by the split";
+}
+
 function update(): void {
+  byId("split-auto").textContent = usesPlan()
+    ? "As planned in the study"
+    : "Split by patient, drawn by the seed";
   for (const row of document.querySelectorAll<HTMLTableRowElement>("tr[data-slide]")) {
     row.hidden = row.dataset.kind !== rowKind();
     for (const part of row.querySelectorAll<HTMLElement>("select, select + span")) {
       part.hidden = (part.tagName === "SELECT") !== isOwnSplit();
+      if (part.tagName === "SPAN") part.textContent = partText(row.dataset.slide);
     }
   }
   byId("summary").replaceChildren(...summary().map((line) => element("p", {}, line)));
@@ -101,6 +123,7 @@ function body(): Record<string, unknown> {
 export function start(): void {
   const form = document.querySelector<HTMLFormElement>("#train");
   if (!form) return;
+  page = pageData<TrainPage>();
   fillRowKinds();
   form.addEventListener("change", update);
   update();

@@ -1,6 +1,7 @@
 /** What the side panel and the captions say about the present picture. */
 import { byId, element } from "../shared/dom";
 import { formatFixed, formatNumber } from "../shared/format";
+import { NOT_PREDICTABLE, validationText, type NotPredictable } from "../shared/scores";
 import { valueAt, type Expression, type Origin } from "./expression";
 import type { ViewState } from "./permalink";
 import { layersOf, modelName, offers, rowsName } from "./picture";
@@ -61,6 +62,36 @@ function exposureText({ exposed, part }: LayerInfo): string {
   return exposed ? "⚠ The model was trained on other slides of this patient" : "";
 }
 
+/** What the search list says of a gene: where its values come from, and how far to trust them. */
+export function geneNote(gene: GeneInfo, layer: LayerInfo | null): string {
+  const predicted = gene.layers.length > 0;
+  const refused = layer !== null && gene.symbol in layer.not_predictable;
+  return [gene.measured && "measured", predicted && (refused ? NOT_PREDICTABLE : "predicted")]
+    .filter(Boolean)
+    .join(", ");
+}
+
+/** How many rows of the table are in view, in colour. */
+export function countsText(table: TableInfo, inView: number | null): string {
+  const total = `${formatNumber(table.n_rows)} ${rowsName(table)}`;
+  return inView === null
+    ? `0 of ${total} shown: search a gene`
+    : `${formatNumber(inView)} of ${total} shown in this view`;
+}
+
+/** Which models would not predict on the slide, and why; nothing where there are none. */
+export function showDeclined({ declined }: SlideInfo): void {
+  const lines = declined.map(({ model, share, threshold }) =>
+    element(
+      "p",
+      { class: "message message-warning small" },
+      `${model || "A model"} declined this slide: ${formatFixed(share * 100, 0)} % of its cells are ` +
+        `unlike the tissue it was trained on (it declines above ${formatFixed(threshold * 100, 0)} %).`,
+    ),
+  );
+  byId("declined").replaceChildren(...lines);
+}
+
 /** Says what the picture is: measured, predicted by which version, and how far to trust it. */
 export function showBadges(behind: Expression[], layer: LayerInfo | null): void {
   const badges: HTMLElement[] = [];
@@ -77,6 +108,11 @@ export function showBadges(behind: Expression[], layer: LayerInfo | null): void 
     );
     const warning = exposureText(layer);
     if (warning) badges.push(element("span", { class: "badge badge-warning" }, warning));
+    const refused = layer.not_predictable[behind[0].symbol] as NotPredictable | undefined;
+    if (refused) {
+      const text = ["⚠ Not predictable from H&E", validationText(refused)].filter(Boolean).join(": ");
+      badges.push(element("span", { class: "badge badge-warning" }, text));
+    }
   }
   byId("badges").replaceChildren(...badges);
   const pearson = behind.find(({ origin }) => origin === "predicted")?.pearson ?? null;

@@ -1,5 +1,7 @@
 /** What `/api/v1/slides/{id}/` answers. Sizes in level-0 pixels, mpp in microns per pixel. */
 
+import type { NotPredictable } from "../shared/scores";
+
 export interface LayerInfo {
   id: number;
   kind: string;
@@ -11,6 +13,8 @@ export interface LayerInfo {
   exposed: boolean;
   /** The part that this very slide played for the model, if any. */
   part: "train" | "validation" | "test" | null;
+  /** Genes that the model cannot tell from H&E. */
+  not_predictable: Record<string, NotPredictable>;
 }
 
 export interface TableInfo {
@@ -38,6 +42,8 @@ export interface SlideInfo {
   /** With {z}, {x} and {y} to fill in. */
   tile_url: string;
   synthetic: boolean;
+  /** Models that would not predict on the slide, and the share of it unlike their training. */
+  declined: { model: string; share: number; threshold: number }[];
   tables: TableInfo[];
 }
 

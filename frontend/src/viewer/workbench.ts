@@ -7,9 +7,17 @@ import { toast, toastError } from "../shared/toast";
 import { COLOUR_MAPS, type ColourMapName } from "./colormaps";
 import { SlideData } from "./data";
 import { byteOf, type Expression, type Origin } from "./expression";
-import { showBadges, showCaption, showChoices, showHover } from "./panel";
+import {
+  countsText,
+  geneNote,
+  showBadges,
+  showCaption,
+  showChoices,
+  showDeclined,
+  showHover,
+} from "./panel";
 import { fromQuery, toQuery, type ViewState } from "./permalink";
-import { layerOf, layersOf, loadPicture, offers, rowsName, settle } from "./picture";
+import { layerOf, layersOf, loadPicture, offers, settle } from "./picture";
 import { fullRange, percentileRange, ScalePanel, type ValueRange } from "./scalePanel";
 import { SlideView } from "./slideView";
 import { listenToKeys, Toolbar } from "./toolbar";
@@ -63,6 +71,7 @@ export class Workbench {
       `${formatFixed(slide.mpp, 3)} µm/px (${slide.mpp_source})`;
     await this.first.view.opened;
     this.restoreViewport();
+    showDeclined(slide);
     byId("no-cells").hidden = slide.tables.length > 0;
     byId("expression-panel").hidden = slide.tables.length === 0;
     if (slide.tables.length > 0) {
@@ -301,9 +310,7 @@ export class Workbench {
       search: async (text) =>
         (await this.data.genes(this.table, text)).map((gene) => ({
           value: gene.symbol,
-          note: [gene.measured && "measured", gene.layers.length > 0 && "predicted"]
-            .filter(Boolean)
-            .join(", "),
+          note: geneNote(gene, this.layer),
         })),
       choose: (symbol) => run(this.setGene(symbol)),
       none: (text) =>
@@ -385,15 +392,10 @@ export class Workbench {
     const counts = byId("counts");
     counts.hidden = !table;
     if (!table) return;
-    const total = `${formatNumber(table.n_rows)} ${rowsName(table)}`;
     const shown = this.first.shown;
-    if (!shown) {
-      counts.textContent = `0 of ${total} shown: search a gene`;
-      return;
-    }
-    const lowest = state.hideLowest ? byteOf(shown, this.range.low) + 0.01 : -1;
-    const inView = this.first.view.countInView((row) => shown.bytes[row] > lowest);
-    counts.textContent = `${formatNumber(inView)} of ${total} shown in this view`;
+    const lowest = shown && state.hideLowest ? byteOf(shown, this.range.low) + 0.01 : -1;
+    const inView = shown && this.first.view.countInView((row) => shown.bytes[row] > lowest);
+    counts.textContent = countsText(table, inView);
   }
 
   // ---- the link --------------------------------------------------------------------------------
