@@ -19,11 +19,6 @@ def planted_truth(study: Study) -> dict[str, Any] | None:
     return json.loads(local(planted.artifact).read_bytes()) if planted else None
 
 
-def declined_by_slide(study: Study) -> dict[int, list[dict[str, Any]]]:
-    """Slide id → who declined it: see `declined_on`. Slides that nobody declined have no entry."""
-    return declined_on(study.slides.all())
-
-
 def declined_on(slides: Iterable[Slide]) -> dict[int, list[dict[str, Any]]]:
     """Slide id → one dict per model that declined the slide, newest first.
 

@@ -15,7 +15,7 @@ from backend.jobs.models import Artifact
 from backend.jobs.services import local
 from backend.registry.content import PredictedSlide
 from backend.registry.models import Declined, PatientTable
-from backend.registry.planted import declined_by_slide
+from backend.registry.planted import declined_on
 from backend.registry.predictions import commit_prediction
 from backend.slides.models import Slide
 from ml.io.celltable import panel_hash
@@ -102,7 +102,7 @@ def test_a_declined_slide_is_noted_and_has_no_layer(model, study, predict):
     assert result["rows"] == N_ROWS
     assert [link["label"] for link in result["links"]] == ["Slide A1", "Slide B1"]
     assert AuditEvent.objects.get(action="predict.save").detail["declined"] == ["B1"]
-    (told,) = declined_by_slide(study)[noted.slide_id]
+    (told,) = declined_on(study.slides.all())[noted.slide_id]
     assert told["model"] == {"id": model.pk, "name": "PAST v1", "version": 1}
     assert (told["share"], told["threshold"], told["job"]) == (0.9, 0.5, job.pk)
 

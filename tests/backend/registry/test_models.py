@@ -8,9 +8,10 @@ from django.core.exceptions import PermissionDenied
 
 from backend.accounts.models import AuditEvent
 from backend.accounts.permissions import Role
-from backend.registry.models import Promotion
+from backend.registry.models import Declined, Promotion
 from backend.registry.selectors import gene_scores, held_out_label
 from backend.registry.services import promote
+from backend.slides.models import Slide
 from ml.errors import InputError
 from tests.backend.rows import GENES, add_layer, add_model, add_slide, add_table
 
@@ -133,10 +134,39 @@ class TestReading:
         assert seen["model"]["name"] == "PAST v1" and unseen["kind"] == "expression"
 
         detail = client.get(f"/api/v1/slides/{table.slide_id}/").json()
+        assert detail["tables"][0]["layers"][0].pop("not_predictable") == {}
         assert detail["tables"] == by_code["S1"]["tables"]
         assert detail["study"] == "study" and detail["synthetic"] is False
         coordinates = client.get(detail["tables"][0]["coordinates_url"])
         assert "immutable" in coordinates["Cache-Control"]
+
+    def test_what_a_model_cannot_tell_and_how_far_it_works(self, admin, client, first, table):
+        answer = client.get(f"/api/v1/models/{first.pk}/").json()
+        assert (answer["not_predictable"], answer["ood"]) == ({}, None)
+        first.metrics |= {"not_predictable": ["CD3E"], "ood": {"decline_above": 0.5}}
+        first.save()
+        add_layer(table, first, np.ones((40, 4)))
+        unknown = {"CD3E": {"pcc": None, "low": None, "high": None}}
+        answer = client.get(f"/api/v1/models/{first.pk}/").json()
+        assert (answer["not_predictable"], answer["ood"]) == (unknown, {"decline_above": 0.5})
+        slide = client.get(f"/api/v1/slides/{table.slide_id}/").json()
+        assert slide["tables"][0]["layers"][0]["not_predictable"] == unknown
+
+    def test_slides_say_who_declined_them_and_whether_they_are_drawn(
+        self, admin, client, study, table, first
+    ):
+        add_slide(study, "S2", patient="P2")
+        Slide.objects.filter(code="S2").update(synthetic=True)
+        Declined.objects.create(
+            slide=table.slide, model_artifact=first.artifact, share=0.8, threshold=0.5
+        )
+        told = [{"model": "PAST v1", "share": 0.8, "threshold": 0.5}]
+        answer = client.get("/api/v1/studies/study/slides/").json()["results"]
+        assert {s["code"]: (s["declined"], s["synthetic"]) for s in answer} == {
+            "S1": (told, False), "S2": ([], True),
+        }  # fmt: skip
+        detail = client.get(f"/api/v1/slides/{table.slide_id}/").json()
+        assert (detail["declined"], detail["synthetic"]) == (told, False)
 
     def test_a_list_takes_as_many_queries_for_many_slides_as_for_one(
         self, admin, client, study, table, first, django_assert_max_num_queries
@@ -146,8 +176,9 @@ class TestReading:
             other = add_table(add_slide(study, f"S{n}", patient=f"P{n}"))
             add_layer(other, first, np.ones((40, 4)))
             add_model(study, {other: "train"})
-        # session, user, study, count, slides, tables, layers, models, exposures, genes, parts
-        with django_assert_max_num_queries(11):
+        # session, user, study, count, slides, tables, layers, models, exposures, genes, parts,
+        # who declined
+        with django_assert_max_num_queries(12):
             assert client.get("/api/v1/studies/study/slides/").json()["count"] == 7
         with django_assert_max_num_queries(5):
             assert client.get("/api/v1/studies/study/models/").json()["count"] == 7
@@ -157,7 +188,7 @@ class TestReading:
     ):
         for n in range(2, 8):
             add_layer(add_table(add_slide(study, f"S{n}")), first, np.ones((40, 4)))
-        with django_assert_max_num_queries(20):
+        with django_assert_max_num_queries(21):
             page = client.get("/studies/study/")
         assert page.status_code == 200 and b"Research use only" in page.content
         with django_assert_max_num_queries(16):
