@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import tempfile
 import zlib
 from pathlib import Path
@@ -22,6 +23,7 @@ from backend.registry.models import (
     ModelVersion,
     PatientColumn,
     PatientTable,
+    PlantedTruth,
 )
 from backend.slides.models import Slide
 from backend.studies.models import Patient, Specimen, Study
@@ -150,6 +152,12 @@ def add_layer(table: CellTable, model: ModelVersion, values: np.ndarray, symbols
         table=table, kind="expression", artifact=artifact, model_artifact=model.artifact,
         unit=UNIT, panel_hash=panel_hash(symbols),
     )  # fmt: skip
+
+
+def add_truth(study: Study, truth: dict) -> PlantedTruth:
+    """The document of what was planted, as an import brings it."""
+    artifact = _text_artifact(add_job(study), json.dumps(truth), Artifact.Kind.TRUTH)
+    return PlantedTruth.objects.create(study=study, artifact=artifact)
 
 
 def _text_artifact(job: Job, text: str, kind: str) -> Artifact:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from backend.accounts.permissions import PERMISSIONS, Action, Role
-from tests.backend.rows import add_layer, add_model, add_slide, add_table
+from tests.backend.rows import add_layer, add_model, add_slide, add_table, add_truth
+from tests.ml.io.test_study_planted import TRUTH
 
 APPS = ("studies", "slides", "cells", "registry")
 
@@ -74,6 +75,8 @@ ENDPOINTS = [
 ]
 PAGES = [
     Endpoint("study", "/studies/{slug}/", Action.STUDY_VIEW),
+    Endpoint("planted", "/studies/{slug}/planted/", Action.STUDY_VIEW),
+    Endpoint("planted-document", "/studies/{slug}/planted/truth.json", Action.STUDY_VIEW),
     Endpoint("cohort", "/studies/{slug}/cohort/", Action.STUDY_VIEW),
     Endpoint("slide", "/slides/{slide}/", Action.SLIDE_VIEW),
     Endpoint("train", "/studies/{slug}/train/", Action.MODEL_TRAIN),
@@ -89,6 +92,7 @@ def things(object_store, study):
     table = add_table(add_slide(study))
     model = add_model(study, {table: "train"})  # a candidate: it can be promoted once
     layer = add_layer(table, model, np.ones((40, 4)))
+    add_truth(study, TRUTH)
     return {
         "slug": study.slug,
         "slide": table.slide_id,
