@@ -13,6 +13,7 @@ from ml.evaluation.baselines import fit_baselines
 from ml.evaluation.metrics import (
     Floats,
     blocks,
+    gene_intervals,
     paired_difference,
     split_half_ceiling,
     summary,
@@ -57,12 +58,15 @@ def evaluate(
     """Score the model and its baselines on held-out parts.
 
     Correlations are taken within each slide and averaged over the slides. Writes
-    ``per_gene.csv`` (part, gene, pcc, scc, ceiling and the baselines' pcc).
+    ``per_gene.csv`` (part, gene, pcc, scc, ceiling, the 95 % interval of pcc and the baselines'
+    pcc).
 
     Returns:
         part → pcc_median, pcc_q1, pcc_q3, scc_median, baselines, difference to the colour ridge
         with its interval, ceiling, retrieval in the first member's shared space (see
-        `retrieval`), and the numbers of rows and genes.
+        `retrieval`), and the numbers of rows and genes; of the validation part alone also
+        ``not_predictable``, symbols of the genes whose interval does not lie above 0 (see
+        `gene_intervals`).
     """
     out.mkdir(parents=True, exist_ok=True)
     baselines = fit_baselines(model, train) if model.config.features is not None else {}
@@ -76,8 +80,16 @@ def evaluate(
         pcc = within_groups(predicted, measured, slide)
         scc = within_groups(predicted, measured, slide, ranks=True)
         reachable = ceiling(corpus)
+        block = slide_blocks(corpus, BLOCK_UM[model.config.row_kind])
+        pcc_low, pcc_high = gene_intervals(
+            predicted, measured, slide, block, [s.patient for s in corpus.sections]
+        )
         # The mean predictor is constant within a slide: it correlates with nothing.
-        columns = {"pcc": pcc, "scc": scc, "ceiling_pcc": reachable}
+        columns = {
+            "pcc": pcc, "scc": scc, "ceiling_pcc": reachable,
+            "pcc_low": pcc_low, "pcc_high": pcc_high,
+        }  # fmt: skip
+        symbols = np.asarray(model.config.vocabulary.symbols)
         found: dict[str, Any] = {
             **summary(pcc),
             "scc_median": float(np.median(scc)),
@@ -99,7 +111,7 @@ def evaluate(
                     predicted,
                     values,
                     slide,
-                    slide_blocks(corpus, BLOCK_UM[model.config.row_kind]),
+                    block,
                     seed=0,
                     resamples=RESAMPLES,
                 )
@@ -108,8 +120,10 @@ def evaluate(
                     "difference_low": low,
                     "difference_high": high,
                 }
+        if part == "validation":
+            found["not_predictable"] = symbols[pcc_low <= 0].tolist()
         metrics[part] = found
-        frame = pd.DataFrame({"part": part, "gene": model.config.vocabulary.symbols, **columns})
+        frame = pd.DataFrame({"part": part, "gene": symbols, **columns})
         frames.append(frame.sort_values("pcc", ascending=False))
         report.metric(f"{part}_pcc", found["pcc_median"])
         report.progress((share + 1) / len(parts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from ml.models import encoders
-from ml.models.features import GRID, FeatureSpec, Scale, tile_features
+from ml.models.features import GRID, GUARD, FeatureSpec, Scale, tile_features
 
 if TYPE_CHECKING:
     from ml.io.slides import SlideReader
     from ml.report import Report
 
 # Side in px of the square of rows that one tile serves. The tile itself is wider by the margins.
-CORE = 1536
+CORE = 1024
 
 Tile = tuple[int, int, int, int]
 
@@ -36,14 +38,21 @@ def stop_if_asked(report: Report) -> None:
 
 
 def tiles(
-    xy: NDArray[np.float32], mpp: float, scale: Scale, core: int = CORE
+    xy: NDArray[np.float32],
+    mpp: float,
+    scale: Scale,
+    extent: tuple[float, float],
+    core: int = CORE,
 ) -> Iterator[tuple[NDArray[np.int64], Tile]]:
     """Tiles that hold rows, each cut down to the rows in it and their margins.
+
+    Beyond the slide a tile reaches no further than `GUARD`, for windows are cut off at its border.
 
     Args:
         xy: (n, 2) positions in level-0 pixels.
         mpp: microns per level-0 pixel.
         scale: resolution and windows.
+        extent: width and height of the slide in px at ``scale.mpp``.
         core: side in px at ``scale.mpp`` of the grid that rows are dealt to.
 
     Yields:
@@ -55,8 +64,10 @@ def tiles(
     ordered = cell[order]
     starts = np.flatnonzero(np.any(np.diff(ordered, axis=0, prepend=-(2**62)), axis=1))
     for rows in np.split(order, starts[1:]):
-        low = np.floor((points[rows].min(0) - scale.margin) / GRID).astype(int) * GRID
-        high = np.ceil((points[rows].max(0) + scale.margin) / GRID).astype(int) * GRID
+        nearest = np.maximum(points[rows].min(0) - scale.margin, -GUARD)
+        furthest = np.minimum(points[rows].max(0) + scale.margin, np.add(extent, GUARD))
+        low = np.floor(nearest / GRID).astype(int) * GRID
+        high = np.ceil(furthest / GRID).astype(int) * GRID
         (x, y), (width, height) = low.tolist(), (high - low).tolist()
         yield np.sort(rows), (x, y, width, height)
 
@@ -68,6 +79,18 @@ def _read(slide: SlideReader, mpp: float, scale: Scale, tile: Tile) -> NDArray[n
     return slide.region(
         x * zoom, y * zoom, width * zoom, height * zoom, out_width=width, out_height=height
     )
+
+
+def _inside(tile: Tile, extent: tuple[float, float]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the slide in pixels of a tile."""
+    x, y, width, height = tile
+    return max(-x, 0), max(-y, 0), min(extent[0] - x, width), min(extent[1] - y, height)
+
+
+@functools.cache
+def _encoder(name: str, where: torch.device) -> nn.Module:
+    """The encoder, its weights read once."""
+    return encoders.get(name).build().to(where)
 
 
 def row_features(
@@ -116,16 +139,18 @@ def _compute(
 ) -> None:
     where = device()
     entry = encoders.get(spec.encoder)
-    encoder = entry.build().to(where)
+    encoder = _encoder(spec.encoder, where)
     store = np.memmap(path, np.float16, "w+", shape=(len(xy), spec.dim))
     total = len(xy) * len(spec.scales)
     finished = start = 0
     for index, scale in enumerate(spec.scales):
         width = sum(count for at, *_, count in spec.blocks if at == index)
-        for rows, tile in tiles(xy, mpp, scale):
+        extent = (slide.info.width * mpp / scale.mpp, slide.info.height * mpp / scale.mpp)
+        for rows, tile in tiles(xy, mpp, scale, extent):
             image = _read(slide, mpp, scale, tile)
             centres = xy[rows].astype(np.float64) * (mpp / scale.mpp) - tile[:2]
-            values = tile_features(image, centres, scale, encoder, entry, where)
+            inside = _inside(tile, extent)
+            values = tile_features(image, centres, scale, encoder, entry, where, inside)
             store[rows, start : start + width] = values
             finished += len(rows)
             report.progress(span[0] + (span[1] - span[0]) * finished / total)

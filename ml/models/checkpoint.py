@@ -13,9 +13,11 @@ from torch import Tensor
 
 from ml.errors import InputError
 from ml.models.config import ModelConfig
+from ml.models.density import Density
 from ml.models.past import PAST
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_DENSITY = "density."
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -65,7 +67,11 @@ def load(folder: Path, device: torch.device | None = None) -> PAST:
         ) from error
     model = PAST(config)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        tensors = load_file(folder / WEIGHTS)
+        fitted = {k.removeprefix(_DENSITY): v for k, v in tensors.items() if k.startswith(_DENSITY)}
+        # Models saved before densities were fitted have none.
+        model.density = Density.like(fitted) if "axes" in fitted else None
+        model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise InputError(
             "model.weights",

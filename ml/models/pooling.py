@@ -3,51 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+# A wider window is read on a map that was halved until the window has at most this many pixels.
+WIDEST = 32
+ROWS = 2048  # rows at a time; bounds the memory for the windows' pixels and weights
 
-def window_means(maps: Tensor, centres: Tensor, sides: Sequence[float]) -> list[Tensor]:
+
+def window_means(
+    maps: Tensor,
+    centres: Tensor,
+    sides: Sequence[float],
+    inside: tuple[float, float, float, float] | None = None,
+) -> list[Tensor]:
     """Mean of each map over a square window around each centre.
 
-    The maps are taken as piecewise constant; the integral image is read at fractional corners, so
-    that a shift of a tenth of a pixel changes the mean by what it should. One pass over the maps
-    serves any number of rows and windows.
+    The maps are taken as piecewise constant, and pixels at the border of a window count by the part
+    of them that it covers, so that a shift of a tenth of a pixel changes the mean by what it
+    should. Windows of more than `WIDEST` pixels are read on a coarser map in the same way.
 
     Args:
         maps: (C, H, W).
         centres: (n, 2) x, y in map pixels, (0, 0) being the corner of the first pixel.
-        sides: sides of the windows in map pixels; windows are cut off at the border of the maps.
+        sides: sides of the windows in map pixels.
+        inside: left, top, right, bottom in map pixels of what windows are cut off at: the part of
+            the maps that lies on the slide; by default the whole maps.
 
     Returns:
         for each side, (n, C) float32.
     """
-    channels, height, width = maps.shape
-    shift = maps.mean(dim=(1, 2), keepdim=True, dtype=torch.float64)
-    table = functional.pad((maps.double() - shift).cumsum(1).cumsum(2), (1, 0, 1, 0))
-    flat = table.reshape(channels, -1)
-    centres = centres.double()
+    height, width = maps.shape[1:]
+    left, top, right, bottom = inside or (0.0, 0.0, float(width), float(height))
+    found: list[Tensor] = []
+    level, factor = maps, 1
+    for side in sorted(sides):
+        while side / factor > WIDEST:
+            level, factor = functional.avg_pool2d(level[None], 2, ceil_mode=True)[0], 2 * factor
+        table = level.permute(1, 2, 0).flatten(0, 1).contiguous()
+        means = []
+        for points in torch.split(centres.double() / factor, ROWS):
+            x, across = _overlap(points[:, 0], side / factor, left / factor, right / factor)
+            y, down = _overlap(points[:, 1], side / factor, top / factor, bottom / factor)
+            pixels = (y * level.shape[2])[:, :, None] + x[:, None, :]
+            weights = (down[:, :, None] * across[:, None, :]).flatten(1).to(table.dtype)
+            means.append(
+                functional.embedding_bag(
+                    pixels.flatten(1), table, per_sample_weights=weights, mode="sum"
+                )
+            )
+        found.append(torch.cat(means) if means else table.new_zeros(0, len(maps)))
+    order = {side: i for i, side in enumerate(sorted(sides))}
+    return [found[order[side]] for side in sides]
 
-    def integral(x: Tensor, y: Tensor) -> Tensor:
-        x0, y0 = x.floor().clamp(0, width - 1), y.floor().clamp(0, height - 1)
-        fx, fy = x - x0, y - y0
-        corner = (y0 * (width + 1) + x0).long()
-        a, b = flat[:, corner], flat[:, corner + 1]
-        c, d = flat[:, corner + width + 1], flat[:, corner + width + 2]
-        return (a * (1 - fx) + b * fx) * (1 - fy) + (c * (1 - fx) + d * fx) * fy
 
-    def mean(side: float) -> Tensor:
-        left, right = ((centres[:, 0] + d).clamp(0, width) for d in (-side / 2, side / 2))
-        top, bottom = ((centres[:, 1] + d).clamp(0, height) for d in (-side / 2, side / 2))
-        total = (
-            integral(right, bottom)
-            - integral(left, bottom)
-            - integral(right, top)
-            + integral(left, top)
-        )
-        area = ((right - left) * (bottom - top)).clamp_min(1e-9)
-        return (total / area + shift[:, 0]).T.float()
+def _overlap(centre: Tensor, side: float, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Pixels that a window reaches on one axis, and the share of the window that each covers.
 
-    return [mean(side) for side in sides]
+    A centre outside low..high is taken for the border's.
+
+    Returns:
+        (n, k) int64 pixels inside low..high and (n, k) float64 shares that sum to 1.
+    """
+    at = centre.clamp(low, high)
+    start, end = (at - side / 2).clamp_min(low), (at + side / 2).clamp_max(high)
+    first = start.floor()
+    pixel = first[:, None] + torch.arange(ceil(side) + 1, device=centre.device)
+    cover = torch.minimum(pixel + 1, end[:, None]) - torch.maximum(pixel, start[:, None])
+    cover = cover.clamp_min(0)
+    share = cover / cover.sum(1, keepdim=True).clamp_min(1e-9)
+    return pixel.clamp(0, max(ceil(high) - 1, 0)).long(), share

@@ -14,6 +14,8 @@ _STAINS = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.7
 _UNMIX = torch.linalg.inv(_STAINS / _STAINS.norm(dim=1, keepdim=True))
 
 STRIDE = 2
+# Rows of pixels worked on at a time, and how far beyond them smoothing and edges look.
+STRIP, _REACH = 128, 2
 # A pixel of these optical densities is taken for tissue, or for a nucleus, in the share features.
 TISSUE_DENSITY = 0.15
 NUCLEAR_DENSITY = 0.35
@@ -45,25 +47,41 @@ def stain_maps(image: Tensor) -> Tensor:
     """Maps whose window means give `FEATURES` through `features_of_means`.
 
     Args:
-        image: (3, H, W) with values 0..255.
+        image: (3, H, W) with values 0..255, H and W even.
 
     Returns:
         (N_MAPS, H / 2, W / 2) float32: values, their squares, then shares; averaged over 2×2
         pixels so that window means are those at full resolution.
     """
-    colour = image.float() / 255.0
-    grey = colour.mean(0, keepdim=True)
+    _, height, width = image.shape
+    image = image.contiguous()
+    maps = torch.empty(N_MAPS, height // STRIDE, width // STRIDE, device=image.device)
+    # Strip by strip, since what lies between the image and the maps is ten times their size.
+    for top in range(0, height, STRIP):
+        bottom = min(top + STRIP, height)
+        maps[:, top // STRIDE : bottom // STRIDE] = _strip(image, top, bottom)
+    return maps
+
+
+def _strip(image: Tensor, top: int, bottom: int) -> Tensor:
+    """`stain_maps` of the rows top..bottom of the image."""
+    above = max(top - _REACH, 0)
+    seen = image[:, above : bottom + _REACH].float() / 255.0
+    own = slice(top - above, bottom - above)
+    colour = seen[:, own]
+    grey = seen.mean(0, keepdim=True)
     smooth = functional.avg_pool2d(grey[None], 5, 1, 2, count_include_pad=False)[0]
-    dx = functional.pad(grey[..., 1:] - grey[..., :-1], (0, 1, 0, 0))
-    dy = functional.pad(grey[..., 1:, :] - grey[..., :-1, :], (0, 0, 0, 1))
-    stains = densities(image)
+    dx = functional.pad(grey[..., 1:] - grey[..., :-1], (0, 1, 0, 0))[:, own]
+    dy = functional.pad(grey[..., 1:, :] - grey[..., :-1, :], (0, 0, 0, 1))[:, own]
+    stains = densities(image[:, top:bottom])
+    grey = grey[:, own]
     edges = (dx.square() + dy.square()).sqrt()
-    values = torch.cat([colour, stains, edges, (grey - smooth).abs()])
+    values = torch.cat([colour, stains, edges, (grey - smooth[:, own]).abs()])
     saturation = colour.amax(0) - colour.amin(0)
     tissue = (-torch.log(grey[0] + 1 / 256) > TISSUE_DENSITY).float()
     nuclear = (stains[0] > NUCLEAR_DENSITY).float()
-    maps = torch.cat([values, values.square(), torch.stack([saturation, tissue, nuclear])])
-    return functional.avg_pool2d(maps[None], STRIDE)[0]
+    parts = (values, values.square(), torch.stack([saturation, tissue, nuclear]))
+    return torch.cat([functional.avg_pool2d(part[None], STRIDE)[0] for part in parts])
 
 
 def features_of_means(means: Tensor) -> Tensor:

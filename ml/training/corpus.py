@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 from scipy.spatial import cKDTree
+from torch import Tensor
 
 from ml.models.config import ModelConfig
 from ml.models.past import PAST, CellBatch, ImageBatch
@@ -131,6 +132,13 @@ class ImageSource:
             out[here] = values
         return out
 
+    def alone(self, rows: Rows, model: PAST) -> Tensor:
+        """Standardised image inputs of some rows without their neighbours, on the device."""
+        values = torch.from_numpy(self.raw(rows)).to(model.feature_mean.device)
+        if self._config.features is None:
+            return model.normalise(values.permute(0, 1, 4, 2, 3))
+        return model.standardise(values)
+
     def images(self, rows: Rows, model: PAST) -> ImageBatch:
         """Image inputs of some rows, standardised, on the model's device."""
         device = model.feature_mean.device
@@ -138,14 +146,11 @@ class ImageSource:
         absent = torch.from_numpy(near < 0).to(device)
         distance = torch.from_numpy(self._distance[rows]).to(device)
         if self._config.features is None:
-            crops = torch.from_numpy(self.raw(rows)).to(device).permute(0, 1, 4, 2, 3)
-            return ImageBatch(
-                model.normalise(crops), crops.new_zeros(len(rows), 0, 0), distance, absent
-            )
+            crops = self.alone(rows, model)
+            return ImageBatch(crops, crops.new_zeros(len(rows), 0, 0), distance, absent)
         # Neighbours repeat within a batch of rows: each is read once.
         wanted, place = np.unique(np.concatenate([rows[:, None], near], 1), return_inverse=True)
-        values = torch.from_numpy(self.raw(np.maximum(wanted, 0))).to(device)
-        values = model.standardise(values)
+        values = self.alone(np.maximum(wanted, 0), model)
         place = place.reshape(len(rows), -1)
         return ImageBatch(
             values[torch.from_numpy(place[:, 0]).to(device)],

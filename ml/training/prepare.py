@@ -16,6 +16,7 @@ from ml.errors import InputError
 from ml.evaluation.ridge import Ridge
 from ml.inference.features import device
 from ml.inference.images import row_images
+from ml.inference.memory import keep_freed_memory
 from ml.models import encoders
 from ml.models.config import PRESETS, Architecture, ModelConfig
 from ml.models.features import default_spec
@@ -194,6 +195,7 @@ def read_images(tables: Tables, config: ModelConfig, work: Path, report: Report)
     """Image inputs of all sections, kept in `work` under the hashes of what they are made from."""
     from ml.io.slides import open_slide
 
+    keep_freed_memory()
     sections: list[Section] = []
     sizes = np.array([max(len(s.xy), 1) for s in tables.sections], float)
     ends = np.cumsum(sizes) / sizes.sum()

@@ -27,6 +27,7 @@ from ml.training.prepare import (
     read_tables,
 )
 from ml.training.start import set_start
+from ml.training.trust import fit_density
 
 if TYPE_CHECKING:
     from ml.report import Report
@@ -90,7 +91,9 @@ def run(
             ``validation_recall_at_10``.
 
     Returns:
-        model, row_kind, spot_diameter_um, metrics, evaluations, config.
+        model, row_kind, spot_diameter_um, metrics, evaluations, config. Metrics hold those of each
+        part (see `evaluate`), ``ood`` (see `fit_density`) and ``not_predictable``, genes that
+        validation does not tell from chance.
     """
     began = time.perf_counter()
     given = [SectionInput.of(section) for section in inputs["sections"]]
@@ -146,8 +149,11 @@ def run(
     trainer.run(report.progress)
 
     report.stage("Evaluation")
+    ood = fit_density(start.model, start.train, held_out)
     checkpoint.save(start.model, out / "model")
     metrics = evaluate(start.model, start.train, held_out, out / "evaluation", report)
+    # The test part has no say in which genes are called predictable.
+    unpredictable = metrics.get("validation", {}).pop("not_predictable", [])
     totals = {
         "n_genes": len(tables.symbols),
         "n_rows": len(start.train.measured),
@@ -162,7 +168,7 @@ def run(
         "model": "model",
         "row_kind": config.row_kind,
         "spot_diameter_um": config.spot_diameter_um,
-        "metrics": {**metrics, **totals},
+        "metrics": {**metrics, **totals, "ood": ood, "not_predictable": unpredictable},
         "evaluations": [
             {"part": part, "path": "evaluation", "metrics": metrics[part]} for part in held_out
         ],
