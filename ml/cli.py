@@ -29,10 +29,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from ml.io.commands import add_commands
+    from ml.tokens.commands import add_commands as add_vocabulary
 
     parser = argparse.ArgumentParser(prog="past", description=f"{__doc__} {NOTICE}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_commands(commands)
+    add_vocabulary(commands)
     _add_train(commands)
     _add_predict(commands)
     _add_trial(commands)

@@ -1,4 +1,5 @@
-"""`past check` and `past convert`: a study folder or published data set, checked or converted."""
+"""`past check` and `past convert`: a study folder, published data set or published checkpoint,
+checked or converted."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from typing import Any
 
 from ml.report import ConsoleReport, plain
 
+CHECKPOINTS = (".pth", ".pt", ".safetensors")
+
 
 def add_commands(commands: Any) -> None:
     """Adds both commands to the subparsers of `past`; each sets ``run(arguments) -> int``."""
@@ -16,11 +19,17 @@ def add_commands(commands: Any) -> None:
     check.add_argument("folder", type=Path, help="the study folder")
     check.set_defaults(run=_check)
     convert = commands.add_parser(
-        "convert", help="turn a study folder, her2st or TCGA KIRC into pyramids and tables"
+        "convert",
+        help="turn a study folder, her2st or TCGA KIRC into pyramids and tables, or a published "
+        "PAST checkpoint (.pth, .safetensors) into a model folder",
     )
-    convert.add_argument("path", type=Path, help="the folder to convert")
-    convert.add_argument("out", type=Path, help="a new folder for slides, tables and result.json")
+    convert.add_argument("path", type=Path, help="the folder or checkpoint to convert")
+    convert.add_argument("out", type=Path, help="a new folder for what is made of it")
     convert.add_argument("--format", choices=["auto", "study", "her2st", "kirc"], default="auto")
+    for side in ("image", "cell"):
+        convert.add_argument(
+            f"--{side}-heads", type=int, help=f"attention heads of a checkpoint's {side} encoder"
+        )
     convert.set_defaults(run=_convert)
 
 
@@ -37,6 +46,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    if arguments.path.suffix in CHECKPOINTS:
+        return _convert_checkpoint(arguments)
     from ml.run import run_spec
 
     result = run_spec(
@@ -52,4 +63,12 @@ def _convert(arguments: argparse.Namespace) -> int:
         part: len(result[part]) for part in ("patients", "outcomes", "slides", "patient_tables")
     }
     print(json.dumps(plain({"out": str(arguments.out), **counts})))
+    return 0
+
+
+def _convert_checkpoint(arguments: argparse.Namespace) -> int:
+    from ml.models.reference_files import convert
+
+    convert(arguments.path, arguments.out, arguments.image_heads, arguments.cell_heads)
+    print(json.dumps({"model": str(arguments.out)}))
     return 0
