@@ -64,7 +64,8 @@ def held_out_picture(
 def held_out_slide(
     model: ModelVersion | None, slides: Iterable[dict[str, Any]]
 ) -> dict[str, Any] | None:
-    """The largest slide that `model` holds out, predicted or not."""
+    """The largest slide that `model` holds out, predicted or not; of those it has not declined
+    where there is one."""
     if model is None:
         return None
     hashes = set(
@@ -73,7 +74,13 @@ def held_out_slide(
         )
     )
     held_out = [slide for slide in slides if slide["id"] in hashes]
-    return max(held_out, key=area_mm2, default=None)
+    taken = [slide for slide in held_out if model.name not in declined_by(slide)]
+    return max(taken or held_out, key=area_mm2, default=None)
+
+
+def declined_by(slide: dict[str, Any]) -> set[str]:
+    """Names of the models that declined the slide of a document."""
+    return {declined["model"] for declined in slide["declined"]}
 
 
 def without_prediction(model: ModelVersion | None, slides: Iterable[dict[str, Any]]) -> int:
@@ -83,7 +90,7 @@ def without_prediction(model: ModelVersion | None, slides: Iterable[dict[str, An
     return sum(
         slide["stain"] == Slide.Stain.HE
         and model.name not in slide["predicted"]
-        and model.name not in {declined["model"] for declined in slide["declined"]}
+        and model.name not in declined_by(slide)
         for slide in slides
     )
 

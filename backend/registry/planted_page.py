@@ -19,8 +19,8 @@ from backend.registry.selectors import (
 from backend.studies.models import Study
 
 LINKS = {
-    "morphology": "morphology: how the cell itself looks",
-    "surroundings": "surroundings: which cells stand nearby",
+    "morphology": "how the cell itself looks",
+    "surroundings": "which cells stand nearby",
     "nothing": "nothing that can be seen",
 }
 OUTCOMES = ("fitted", "oracle_risk")  # parts of the document that follow from outcomes
@@ -95,12 +95,12 @@ def _share(found: float | None, possible: float | None) -> float | None:
 def _by_link(genes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Per link: how many genes, the medians possible and found, and how many were refused."""
     rows = []
-    for link, label in LINKS.items():
+    for link, follows in LINKS.items():
         own = [gene for gene in genes if gene["link"] == link]
         rows.append(
             {
                 "link": link,
-                "label": label,
+                "follows": follows,
                 "n": len(own),
                 "possible": _median(own, "possible"),
                 "found": _median(own, "found"),

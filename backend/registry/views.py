@@ -39,6 +39,7 @@ def study(request: HttpRequest, slug: str) -> HttpResponse:
     jobs = jobs_for(request.user, study=found)[:LATEST_JOBS]
     promoted = selectors.promoted_model(found)
     picture = landing.held_out_picture(promoted, slides)
+    held_out = None if picture else landing.held_out_slide(promoted, slides)
     context = page_context(found) | {
         "counts": {"patients": found.n_patients, "models": len(models)} | slide_counts(found),
         "slides": slides,
@@ -49,7 +50,8 @@ def study(request: HttpRequest, slug: str) -> HttpResponse:
         "active": landing.active_jobs(found),
         "promoted": promoted,
         "picture": picture,
-        "held_out": None if picture else landing.held_out_slide(promoted, slides),
+        "held_out": held_out,
+        "held_out_declined": bool(held_out and promoted.name in landing.declined_by(held_out)),
         "without_prediction": landing.without_prediction(promoted, slides),
         "survival": landing.survival_facts(found),
         "estimate": None if models else selectors.training_estimate(found),

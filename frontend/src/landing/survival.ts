@@ -26,7 +26,8 @@ export async function showStudyCurve(figureUrl: string, dashboardUrl: string): P
 async function show(analysis: Analysis, dashboardUrl: string): Promise<void> {
   readStrokes(analysis.figure);
   byId("km-question").textContent = analysis.title;
-  byId("km-badges").replaceChildren(...badges(analysis));
+  const isOrigin = (badge: Element): boolean => !badge.matches(".badge-synthetic"); // the page says it
+  byId("km-badges").replaceChildren(...badges(analysis).filter(isOrigin));
   byId("km-legend").replaceChildren(
     ...analysis.strata.map(({ label, n, events }, index) =>
       element(

@@ -122,7 +122,7 @@ export function cellsPlot(cells: PlantedPage["cells"]): Plot {
     ],
     layout: {
       xaxis: { visible: false },
-      yaxis: { autorange: "reversed", automargin: true },
+      yaxis: { autorange: "reversed", automargin: true, ticksuffix: "  ", showgrid: false },
       margin: { l: 20, r: 90, t: 4, b: 4 },
       bargap: 0.3,
     },

@@ -15,6 +15,7 @@ export function formatFixed(value: number, digits: number): string {
   return new Intl.NumberFormat(locales(), {
     minimumFractionDigits: digits,
     maximumFractionDigits: digits,
+    signDisplay: "negative", // not "-0.00"
   }).format(value);
 }
 

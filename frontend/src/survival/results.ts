@@ -17,8 +17,8 @@ export function renderResults(analysis: Analysis): void {
   byId("methods").textContent = analysis.methods;
 }
 
-export function badges({ stratifier, labels }: Analysis): Node[] {
-  const shown: Node[] = [];
+export function badges({ stratifier, labels }: Analysis): HTMLElement[] {
+  const shown: HTMLElement[] = [];
   if (labels.includes("Synthetic data")) {
     shown.push(element("span", { class: "badge badge-synthetic" }, "synthetic"));
   }
