@@ -18,7 +18,7 @@ from tests.instance import ROOT, Instance
 from tests.session import Session
 
 STUDY = "synthetic-demo"
-UNMEASURED = "P026-section"
+UNMEASURED = "P003-section"
 
 
 def main() -> int:

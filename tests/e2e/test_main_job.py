@@ -8,7 +8,7 @@ from tests.e2e import walk
 from tests.e2e.browser import fresh_page
 
 STUDY = "synthetic-demo"
-UNMEASURED = "P026-section"
+UNMEASURED = "P003-section"
 
 pytestmark = pytest.mark.e2e
 

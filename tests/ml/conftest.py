@@ -37,37 +37,36 @@ def converted(study: Path, out: Path) -> dict[str, Any]:
 
 
 def sections(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Its measured slides as a training job names them: the section tests, two cores validate."""
+    """Its measured slides as a training job names them, in the parts that the study planned."""
     from ml.io.store import content_hash
 
     folder = found["folder"]
-    measured = [s for s in found["slides"] if s["cells"]]
-    largest = max(measured, key=lambda s: s["cells"]["n_rows"])["code"]
-    cores = [s["code"] for s in measured if s["code"] != largest]
-    parts = {largest: "test", **dict.fromkeys(cores[:2], "validation")}
+    parts = {p["patient"]: p["part"] for p in found["patients"]}
     return [
         {
             "slide": str(folder / s["file"]),
             "table": str(folder / s["cells"]["path"]),
             "slide_code": s["code"],
             "patient": s["patient"],
-            "part": parts.get(s["code"], "train"),
+            "part": parts[s["patient"]],
             "mpp": s["info"]["mpp"],
             "slide_sha256": content_hash(folder / s["file"])[0],
             "table_sha256": content_hash(folder / s["cells"]["path"])[0],
         }
-        for s in measured
+        for s in found["slides"]
+        if s["cells"]
     ]
 
 
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Study folder of the tiny size; its null twin lies beside it as ``study-null``."""
+    """Study folder of the tiny size; its null twins lie beside it, ``study-permuted`` and
+    ``study-shifted``."""
     from fixtures.config import SIZES
     from fixtures.write import write_study
 
     study = tmp_path_factory.mktemp("tiny") / "study"
-    write_study(SIZES["tiny"], 1, study, null=True, say=lambda text: None)
+    write_study(SIZES["tiny"], 1, study, say=lambda text: None)
     return study
 
 
@@ -78,7 +77,7 @@ def tiny(generated: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def tiny_null(generated: Path) -> dict[str, Any]:
-    return converted(generated.with_name("study-null"), generated.parent / "converted-null")
+    return converted(generated.with_name("study-permuted"), generated.parent / "converted-null")
 
 
 @pytest.fixture(scope="session")

@@ -16,19 +16,19 @@ def test_convert_train_predict(generated, tmp_path, capsys):
     assert (
         main(
             ["train", str(study), str(trained), "--preset", "tiny", "--epochs", "1",
-             "--test", "P001-core", "--validation", "P002-core"]
+             "--test", "P010-core", "--validation", "P008-core"]
         )
         == 0
     )  # fmt: skip
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert last["test"]["n_genes"] == 60 and Path(last["model"]).is_dir()
+    assert last["test"]["n_genes"] == 120 and Path(last["model"]).is_dir()
     assert (
-        main(["predict", last["model"], str(study), str(predicted), "--slides", "P009-core"]) == 0
+        main(["predict", last["model"], str(study), str(predicted), "--slides", "P014-core"]) == 0
     )
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert last["rows"]["P009-core"] > 20
+    assert last["rows"]["P014-core"] > 20
     assert (predicted / "patients.parquet").is_file()
-    assert (predicted / "layers" / "P009-core.zarr").is_dir()
+    assert (predicted / "layers" / "P014-core.zarr").is_dir()
 
 
 def test_input_errors_end_with_status_3_and_the_remedy(tmp_path):

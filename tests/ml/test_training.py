@@ -29,7 +29,7 @@ def test_result_and_files(trained):
     assert result["row_kind"] == "cell" and result["spot_diameter_um"] is None
     assert [e["part"] for e in result["evaluations"]] == ["validation", "test"]
     test = result["metrics"]["test"]
-    assert test["n_genes"] == 60 and test["pcc_q1"] <= test["pcc_median"] <= test["pcc_q3"]
+    assert test["n_genes"] == 120 and test["pcc_q1"] <= test["pcc_median"] <= test["pcc_q3"]
     assert set(test["baselines"]) == {"mean", "colour_ridge", "frozen_ridge"}
     assert result["metrics"]["scope"] == "held-out patients"
     assert result["metrics"]["seconds"] > 0 and result["metrics"]["cells_per_s"] > 0

@@ -14,7 +14,7 @@ from backend.jobs.runner import run_attempt
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
-    """A study folder of the generator: 26 slides, of which 9 are measured."""
+    """A study folder of the generator: of its H&E slides 10 are measured."""
     folder = tmp_path_factory.mktemp("drawn") / "tiny"
     subprocess.run(
         [sys.executable, "-m", "fixtures", "--size", "tiny", "--seed", "1", str(folder)],
