@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ml.models import encoders
-from ml.models.features import GRID, GUARD, FeatureSpec, Scale, tile_features
+from ml.models.features import GRID, FeatureSpec, Scale, tile_features
 
 if TYPE_CHECKING:
     from ml.io.slides import SlideReader
@@ -38,21 +38,14 @@ def stop_if_asked(report: Report) -> None:
 
 
 def tiles(
-    xy: NDArray[np.float32],
-    mpp: float,
-    scale: Scale,
-    extent: tuple[float, float],
-    core: int = CORE,
+    xy: NDArray[np.float32], mpp: float, scale: Scale, core: int = CORE
 ) -> Iterator[tuple[NDArray[np.int64], Tile]]:
     """Tiles that hold rows, each cut down to the rows in it and their margins.
-
-    Beyond the slide a tile reaches no further than `GUARD`, for windows are cut off at its border.
 
     Args:
         xy: (n, 2) positions in level-0 pixels.
         mpp: microns per level-0 pixel.
         scale: resolution and windows.
-        extent: width and height of the slide in px at ``scale.mpp``.
         core: side in px at ``scale.mpp`` of the grid that rows are dealt to.
 
     Yields:
@@ -64,10 +57,8 @@ def tiles(
     ordered = cell[order]
     starts = np.flatnonzero(np.any(np.diff(ordered, axis=0, prepend=-(2**62)), axis=1))
     for rows in np.split(order, starts[1:]):
-        nearest = np.maximum(points[rows].min(0) - scale.margin, -GUARD)
-        furthest = np.minimum(points[rows].max(0) + scale.margin, np.add(extent, GUARD))
-        low = np.floor(nearest / GRID).astype(int) * GRID
-        high = np.ceil(furthest / GRID).astype(int) * GRID
+        low = np.floor((points[rows].min(0) - scale.margin) / GRID).astype(int) * GRID
+        high = np.ceil((points[rows].max(0) + scale.margin) / GRID).astype(int) * GRID
         (x, y), (width, height) = low.tolist(), (high - low).tolist()
         yield np.sort(rows), (x, y, width, height)
 
@@ -79,12 +70,6 @@ def _read(slide: SlideReader, mpp: float, scale: Scale, tile: Tile) -> NDArray[n
     return slide.region(
         x * zoom, y * zoom, width * zoom, height * zoom, out_width=width, out_height=height
     )
-
-
-def _inside(tile: Tile, extent: tuple[float, float]) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of the slide in pixels of a tile."""
-    x, y, width, height = tile
-    return max(-x, 0), max(-y, 0), min(extent[0] - x, width), min(extent[1] - y, height)
 
 
 @functools.cache
@@ -145,12 +130,10 @@ def _compute(
     finished = start = 0
     for index, scale in enumerate(spec.scales):
         width = sum(count for at, *_, count in spec.blocks if at == index)
-        extent = (slide.info.width * mpp / scale.mpp, slide.info.height * mpp / scale.mpp)
-        for rows, tile in tiles(xy, mpp, scale, extent):
+        for rows, tile in tiles(xy, mpp, scale):
             image = _read(slide, mpp, scale, tile)
             centres = xy[rows].astype(np.float64) * (mpp / scale.mpp) - tile[:2]
-            inside = _inside(tile, extent)
-            values = tile_features(image, centres, scale, encoder, entry, where, inside)
+            values = tile_features(image, centres, scale, encoder, entry, where)
             store[rows, start : start + width] = values
             finished += len(rows)
             report.progress(span[0] + (span[1] - span[0]) * finished / total)

@@ -19,12 +19,9 @@ from ml.models import encoders, stain
 from ml.models.pooling import window_means
 
 # Tiles are cut on multiples of the coarsest stride; rows keep this much more than their largest
-# window between them and the tile's border, where zero padding has spoilt the maps. At the slide's
-# border, where windows are cut off, it is this much of the mirrored slide alone.
+# window between them and the tile's border, where zero padding has spoilt the maps.
 GRID = 32
 GUARD = 32
-# Counts up whenever the same description gives other values, so that caches are not mixed.
-MEASURED = 2
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ class FeatureSpec:
 
     def digest(self) -> str:
         """Short hash that names caches of these features."""
-        text = json.dumps([MEASURED, self.as_dict()], sort_keys=True)
+        text = json.dumps(self.as_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -159,12 +156,8 @@ def tile_features(
     encoder: nn.Module,
     entry: encoders.EncoderEntry,
     device: torch.device,
-    inside: tuple[float, float, float, float] | None = None,
 ) -> NDArray[np.float32]:
     """Features of the rows in one tile at one scale.
-
-    A window that reaches beyond the slide is averaged over the part of it on the slide, in
-    training as in inference.
 
     Args:
         image: (H, W, 3), H and W multiples of `GRID`, resampled to ``scale.mpp``.
@@ -173,8 +166,6 @@ def tile_features(
         encoder: the dense encoder, in eval mode on `device`.
         entry: its registry entry.
         device: where to compute.
-        inside: left, top, right, bottom of the slide in pixels of this image; None when all of the
-            image is slide.
 
     Returns:
         (n, columns of this scale) float32.
@@ -191,11 +182,6 @@ def tile_features(
             maps, stride = stain.stain_maps(pixels), stain.STRIDE
         else:
             maps, stride = found[name], entry.maps[name][0]
-        across = [side / scale.mpp / stride for side in sides]
-        limits = None
-        if inside is not None:
-            left, top, right, bottom = (edge / stride for edge in inside)
-            limits = (left, top, right, bottom)
-        for means in window_means(maps, points / stride, across, limits):
+        for means in window_means(maps, points / stride, [w / scale.mpp / stride for w in sides]):
             columns.append(stain.features_of_means(means) if name == "stain" else means)
     return torch.cat(columns, dim=1).cpu().numpy()

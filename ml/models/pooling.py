@@ -14,12 +14,7 @@ WIDEST = 32
 ROWS = 2048  # rows at a time; bounds the memory for the windows' pixels and weights
 
 
-def window_means(
-    maps: Tensor,
-    centres: Tensor,
-    sides: Sequence[float],
-    inside: tuple[float, float, float, float] | None = None,
-) -> list[Tensor]:
+def window_means(maps: Tensor, centres: Tensor, sides: Sequence[float]) -> list[Tensor]:
     """Mean of each map over a square window around each centre.
 
     The maps are taken as piecewise constant, and pixels at the border of a window count by the part
@@ -29,15 +24,12 @@ def window_means(
     Args:
         maps: (C, H, W).
         centres: (n, 2) x, y in map pixels, (0, 0) being the corner of the first pixel.
-        sides: sides of the windows in map pixels.
-        inside: left, top, right, bottom in map pixels of what windows are cut off at: the part of
-            the maps that lies on the slide; by default the whole maps.
+        sides: sides of the windows in map pixels; windows are cut off at the border of the maps.
 
     Returns:
         for each side, (n, C) float32.
     """
     height, width = maps.shape[1:]
-    left, top, right, bottom = inside or (0.0, 0.0, float(width), float(height))
     found: list[Tensor] = []
     level, factor = maps, 1
     for side in sorted(sides):
@@ -46,8 +38,8 @@ def window_means(
         table = level.permute(1, 2, 0).flatten(0, 1).contiguous()
         means = []
         for points in torch.split(centres.double() / factor, ROWS):
-            x, across = _overlap(points[:, 0], side / factor, left / factor, right / factor)
-            y, down = _overlap(points[:, 1], side / factor, top / factor, bottom / factor)
+            x, across = _overlap(points[:, 0], side / factor, width / factor)
+            y, down = _overlap(points[:, 1], side / factor, height / factor)
             pixels = (y * level.shape[2])[:, :, None] + x[:, None, :]
             weights = (down[:, :, None] * across[:, None, :]).flatten(1).to(table.dtype)
             means.append(
@@ -60,19 +52,18 @@ def window_means(
     return [found[order[side]] for side in sides]
 
 
-def _overlap(centre: Tensor, side: float, low: float, high: float) -> tuple[Tensor, Tensor]:
+def _overlap(centre: Tensor, side: float, size: float) -> tuple[Tensor, Tensor]:
     """Pixels that a window reaches on one axis, and the share of the window that each covers.
 
-    A centre outside low..high is taken for the border's.
+    A centre outside the axis, 0..size, is taken for its end.
 
     Returns:
-        (n, k) int64 pixels inside low..high and (n, k) float64 shares that sum to 1.
+        (n, k) int64 pixels and (n, k) float64 shares that sum to 1.
     """
-    at = centre.clamp(low, high)
-    start, end = (at - side / 2).clamp_min(low), (at + side / 2).clamp_max(high)
-    first = start.floor()
-    pixel = first[:, None] + torch.arange(ceil(side) + 1, device=centre.device)
+    at = centre.clamp(0, size)
+    start, end = (at - side / 2).clamp_min(0), (at + side / 2).clamp_max(size)
+    pixel = start.floor()[:, None] + torch.arange(ceil(side) + 1, device=centre.device)
     cover = torch.minimum(pixel + 1, end[:, None]) - torch.maximum(pixel, start[:, None])
     cover = cover.clamp_min(0)
     share = cover / cover.sum(1, keepdim=True).clamp_min(1e-9)
-    return pixel.clamp(0, max(ceil(high) - 1, 0)).long(), share
+    return pixel.clamp(0, max(ceil(size) - 1, 0)).long(), share
