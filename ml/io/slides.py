@@ -32,6 +32,7 @@ JPEG_QUALITY = 80
 _JPEG_420 = 2
 # Outside these, a resolution tag is a scanner's or camera's dpi (72 dpi reads as 353 µm/px).
 MPP_RANGE = (0.05, 20.0)
+_LONGEST_SOURCE = 120  # characters that are kept of where a file says its resolution comes from
 
 # Tiles and open files are cached inside each process, and bounded whatever the machine's memory:
 # several web workers share it. At most 512 tiles (22 KB as JPEG, 197 KB as pixels).
@@ -305,7 +306,7 @@ def needs_pyramid(path: Path) -> bool:
 def _own_mpp(source: Any, description: str) -> tuple[float | None, str]:
     try:
         note = json.loads(description)
-        return float(note["mpp"]), str(note["mpp_source"])
+        return float(note["mpp"]), str(note["mpp_source"])[:_LONGEST_SOURCE]
     except (ValueError, KeyError, TypeError):
         pass
     millimetres = source.getNativeMagnification().get("mm_x")
