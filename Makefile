@@ -52,8 +52,9 @@ setup-dev: setup .venv/.dev
 	touch $@
 
 # The lock first and without dependency resolution, so that torch finds what it needs in place.
-.venv/.runtime: requirements.lock pyproject.toml | .venv/.python
+.venv/.runtime: requirements.lock requirements-real-slide.lock pyproject.toml | .venv/.python
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-real-slide.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_SPEC)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
