@@ -10,6 +10,7 @@ from django.urls import reverse
 from backend.accounts.models import User
 from backend.accounts.permissions import Action, allows
 from backend.registry.models import ModelVersion, Part
+from backend.registry.planted import declined_on
 from backend.registry.selectors import (
     evaluation_of,
     gene_scores,
@@ -42,7 +43,7 @@ def planted_page(user: User, study: Study, truth: dict[str, Any]) -> dict[str, A
     """What the template shows; `page` holds what the figures are drawn from."""
     model = promoted_model(study)
     genes = _genes(truth, model)
-    slides = dict(study.slides.filter(code=truth["real_slide"] or "").values_list("code", "pk"))
+    real_slide = study.slides.filter(code=truth["real_slide"] or "").first()
     shows_survival = allows(study.role, Action.SURVIVAL_VIEW)
     hazards = _hazards(truth)
     return {
@@ -56,7 +57,8 @@ def planted_page(user: User, study: Study, truth: dict[str, Any]) -> dict[str, A
         "scored_on": held_out_label(model.dataset, Part.TEST) if model else "",
         "has_scores": any(gene["found"] is not None for gene in genes),
         "twins": _twins(user, study, truth),
-        "real_slide": slides.get(truth["real_slide"]),
+        "real_slide": real_slide,
+        "declined": declined_on([real_slide]).get(real_slide.pk, []) if real_slide else [],
         "shows_survival": shows_survival,
         "page": {
             "cells": truth["cells"],
@@ -121,6 +123,7 @@ def _hazards(truth: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "label": hazard["label"],
+            "within": hazard["label"][:1].lower() + hazard["label"][1:],  # a sentence
             "unit": hazard["unit"],
             "planted": hazard["log_hazard_ratio"],
             "fitted": fitted.get(hazard["term"], {}).get("log_hazard_ratio"),

@@ -1,7 +1,8 @@
 /** The page: one request at a time becomes curves, tables and an address that carries it. */
 import { postJson } from "../shared/api";
+import { copyText } from "../shared/clipboard";
 import { byId } from "../shared/dom";
-import { problemBody, toast, toastError } from "../shared/toast";
+import { problemBody, toastError } from "../shared/toast";
 import { Controls } from "./controls";
 import { KmFigure } from "./figure";
 import { readStrokes } from "./key";
@@ -28,9 +29,9 @@ export class Dashboard {
     this.figure = new KmFigure(byId("plot"), (area) => this.align(area));
     this.controls = new Controls(page, page.opening, (request) => void this.show(request));
     this.saved = new SavedAnalyses(page.urls.saved, () => this.request);
-    byId("copy-link").addEventListener("click", () => copy(window.location.href, "Link copied."));
+    byId("copy-link").addEventListener("click", () => void copyText(window.location.href, "Link copied."));
     byId("copy-methods").addEventListener("click", () =>
-      copy(byId("methods").textContent, "Methods copied."),
+      void copyText(byId("methods").textContent, "Methods copied."),
     );
     byId("export-png").addEventListener("click", () => {
       const svg = byId<HTMLAnchorElement>("export-svg").href;
@@ -96,8 +97,4 @@ export class Dashboard {
     this.readout.place(area);
     alignRiskTable(this.table, columnsUnder(this.ticks, area));
   }
-}
-
-function copy(text: string, said: string): void {
-  navigator.clipboard.writeText(text).then(() => toast(said), toastError);
 }

@@ -1,5 +1,6 @@
 /** The viewer page: keeps the state that the link carries and makes views and panel follow it. */
 import { getJson } from "../shared/api";
+import { copyText } from "../shared/clipboard";
 import { Combobox } from "../shared/combobox";
 import { byId } from "../shared/dom";
 import { formatFixed, formatNumber } from "../shared/format";
@@ -20,11 +21,11 @@ import { fromQuery, toQuery, type ViewState } from "./permalink";
 import { layerOf, layersOf, loadPicture, offers, settle } from "./picture";
 import { fullRange, percentileRange, ScalePanel, type ValueRange } from "./scalePanel";
 import { SlideView } from "./slideView";
+import { TileAccess } from "./tileAccess";
 import { listenToKeys, Toolbar } from "./toolbar";
 import type { GeneInfo, LayerInfo, SlideInfo, TableInfo } from "./types";
 
 const LINK_PAUSE_MS = 250;
-const TOKEN_RENEWAL_MS = 45 * 60 * 1000;
 const DEFAULT_CELL_UM = 8;
 
 /** One view with what it shows; both are replaced together. */
@@ -36,6 +37,14 @@ interface Pane {
 export class Workbench {
   private readonly state: ViewState = fromQuery(location.search);
   private readonly data = new SlideData();
+  private readonly tiles = new TileAccess(
+    async () => {
+      this.slide = await getJson<SlideInfo>(this.api);
+    },
+    () => {
+      for (const { view } of this.panes()) view.reloadTiles();
+    },
+  );
   private readonly first: Pane;
   private leader: SlideView;
   private second: Pane | null = null;
@@ -46,9 +55,6 @@ export class Workbench {
   private gene: GeneInfo | null = null;
   private turn = 0;
   private linkTimer: ReturnType<typeof setTimeout> | undefined;
-  private tokenFrom = Date.now();
-  private renewing = false;
-  private toldOfTiles = false;
   private cellMicrons = DEFAULT_CELL_UM;
 
   constructor(
@@ -61,7 +67,6 @@ export class Workbench {
     this.scale = new ScalePanel((range, full) => this.setRange(range, full));
     this.bindPanel();
     this.bindKeys();
-    setInterval(() => void this.renewToken().catch(toastError), TOKEN_RENEWAL_MS);
   }
 
   async start(): Promise<void> {
@@ -117,7 +122,7 @@ export class Workbench {
         : `Slide ${this.slide.code}, second view`,
       overview: isFirst,
       tileUrl: () => this.slide.tile_url,
-      onTileFailed: () => void this.tileFailed().catch(toastError),
+      onTileFailed: () => void this.tiles.failed().catch(toastError),
     });
     view.onCommand = () => (this.leader = view);
     view.onMoved = () => this.moved(view);
@@ -148,29 +153,6 @@ export class Workbench {
       this.first.view.moveTo({ x, y, magnification, rotation }, true);
     }
     this.toolbar.update();
-  }
-
-  /** Tiles are addressed by a token that lives for an hour. */
-  private async renewToken(): Promise<void> {
-    this.slide = await getJson<SlideInfo>(this.api);
-    this.tokenFrom = Date.now();
-  }
-
-  /** Either the token ran out (the computer slept), or there is a fault in the slide. */
-  private async tileFailed(): Promise<void> {
-    if (this.renewing) return;
-    if (Date.now() - this.tokenFrom < TOKEN_RENEWAL_MS) {
-      if (!this.toldOfTiles) toast("Parts of the image could not be loaded.");
-      this.toldOfTiles = true;
-      return;
-    }
-    this.renewing = true;
-    try {
-      await this.renewToken();
-      for (const { view } of this.panes()) view.reloadTiles();
-    } finally {
-      this.renewing = false;
-    }
   }
 
   private async setSplit(split: boolean): Promise<void> {
@@ -413,11 +395,6 @@ export class Workbench {
 
   private async copyLink(): Promise<void> {
     this.writeLink();
-    try {
-      await navigator.clipboard.writeText(location.href);
-      toast("Link copied. It opens this view for anyone who may see the study.");
-    } catch {
-      toast(`Copy the address of this page: ${location.href}`);
-    }
+    await copyText(location.href, "Link copied. It opens this view for anyone who may see the study.");
   }
 }
