@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from ml.tokens.vocabulary import FIRST_GENE, PAD
 from ml.training.shards.layout import CELL_PIXELS, CONTEXT_PIXELS
@@ -121,17 +122,18 @@ class Gatherer:
             "slide": slide,
             **{name: self._of_slide[name][slide] for name in ("patient", "site", "technology")},
         }
-        if self._crops:
-            arrays |= self._read_crops(shards, rows)
-        return CorpusBatch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return CorpusBatch(**tensors, **(self._read_crops(shards, rows) if self._crops else {}))
 
     def _add_tokens(self, to: _Ragged, shard: Shard, place: Ints, rows: Ints) -> None:
         lengths = np.minimum(shard.lengths(rows), self._context)
         to.add(place, shard.ids[shard.places(rows, lengths)], lengths)
 
-    def _read_crops(self, shards: Ints, rows: Ints) -> dict[str, NDArray[np.uint8]]:
-        context = np.empty((len(rows), CONTEXT_PIXELS, CONTEXT_PIXELS, 3), np.uint8)
-        cell = np.empty((len(rows), CELL_PIXELS, CELL_PIXELS, 3), np.uint8)
+    def _read_crops(self, shards: Ints, rows: Ints) -> dict[str, Tensor]:
+        images = {
+            "context": _images(len(rows), CONTEXT_PIXELS), "cell": _images(len(rows), CELL_PIXELS)
+        }  # fmt: skip
+        context, cell = images["context"].numpy(), images["cell"].numpy()
         for shard, places in self._by_shard(shards):
             assert shard.crops is not None
             # In the order of the file: what one read fetches ahead, the next one finds.
@@ -140,14 +142,27 @@ class Gatherer:
                     shard.crops.read(int(rows[i]), context[i], cell[i])
                 except (OSError, ValueError) as error:
                     raise self._corpus.damaged(int(shards[i]), f"Its crops: {error}.") from error
-        return {"context": context, "cell": cell}
+        return images
 
     def _by_shard(self, shards: Ints) -> Iterator[tuple[Shard, Ints]]:
         """Each shard that occurs, with the places where it does."""
         order = np.argsort(shards, kind="stable")
         numbers, first = np.unique(shards[order], return_index=True)
         for number, place in zip(numbers, np.split(order, first[1:]), strict=True):
-            yield self._corpus.shard(int(number)), place
+            shard = self._corpus.shard(int(number))
+            yield shard, place
+            # Cells of a batch hardly share pages with those of the next: to keep them mapped would
+            # only let this process's memory grow with the shards it has open.
+            shard.release()
+
+
+def _images(count: int, side: int) -> Tensor:
+    """Room for images: in a worker, in memory that it shares, so that none is copied on the way."""
+    shape = (count, side, side, 3)
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(count * side * side * 3)  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 class _Ragged:

@@ -147,4 +147,3 @@ class _Batches(IterableDataset[CorpusBatch]):
                 ahead = batch - self._position
                 if ahead >= 0 and ahead % workers == worker:
                     yield gatherer.batch(*self._order.share(*cells, self._config.rank))
-            self._corpus.release()

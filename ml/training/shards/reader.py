@@ -134,11 +134,6 @@ class Corpus:
         self._open.move_to_end(index)
         return self._open[index]
 
-    def release(self) -> None:
-        """Gives back the memory that open shards have mapped."""
-        for shard in self._open.values():
-            shard.release()
-
     def verify(self, report: Report) -> None:
         """Reads all files and compares their sha256 with the manifest's.
 

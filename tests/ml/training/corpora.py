@@ -119,6 +119,19 @@ def files_of(corpus: Path) -> dict[str, str]:
     }
 
 
+def repeat(corpus: Path, times: int) -> Path:
+    """Makes each shard of a corpus `times` shards of the same slide, all hard links to one."""
+    manifest = Manifest.from_json((corpus / MANIFEST).read_text(), str(corpus))
+    for shard in list(manifest.shards):
+        for number in range(1, times):
+            copy = replace(shard, name=f"{shard.name}-{number}")
+            for suffix in shard.files:
+                os.link(corpus / shard.path(suffix), corpus / copy.path(suffix))
+            manifest.shards.append(copy)
+    (corpus / MANIFEST).write_text(manifest.as_json())
+    return corpus
+
+
 def write_large(
     out: Path, shards: int, cells: int = 65_536, *, genes: int = 313, expressed: int = 90
 ) -> Path:
