@@ -57,7 +57,15 @@ def load(folder: Path, device: torch.device | None = None) -> PAST:
                 "Give the folder that training wrote.",
             )
     try:
-        config = ModelConfig.from_dict(json.loads((folder / CONFIG).read_text()))
+        data = json.loads((folder / CONFIG).read_text())
+        if data.get("mode") == "reference":
+            raise InputError(
+                "model.reference",
+                str(folder),
+                "It holds the published model, which is used from Python only.",
+                'Load it with PAST.from_checkpoint(folder, mode="reference").',
+            )
+        config = ModelConfig.from_dict(data)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             "model.config",

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ml.models.reference import ReferencePAST
+from ml.errors import InputError
+from ml.models import PAST
 from ml.models.reference_files import convert
 
 pytestmark = pytest.mark.real_data
@@ -38,7 +39,7 @@ def intermediates(model, given):
 
 @pytest.mark.parametrize("name", ["past_tiny.pth", "past_tiny.safetensors"])
 def test_every_intermediate_agrees(real_data, given, name):
-    model = ReferencePAST.from_checkpoint(real_data / "reference" / name, **HEADS)
+    model = PAST.from_checkpoint(real_data / "reference" / name, mode="reference", **HEADS)
     found = intermediates(model, given)
     assert found.keys() == given.keys() - {"image", *CELL}
     for part, values in found.items():
@@ -48,6 +49,12 @@ def test_every_intermediate_agrees(real_data, given, name):
 def test_a_converted_checkpoint_is_the_same_model(real_data, given, tmp_path):
     path = real_data / "reference" / "past_tiny.pth"
     convert(path, tmp_path / "past", **HEADS)
-    again = intermediates(ReferencePAST.from_checkpoint(tmp_path / "past"), given)
-    direct = intermediates(ReferencePAST.from_checkpoint(path, **HEADS), given)
+    again = intermediates(PAST.from_checkpoint(tmp_path / "past", mode="reference"), given)
+    direct = intermediates(PAST.from_checkpoint(path, mode="reference", **HEADS), given)
     assert all(torch.equal(again[part], direct[part]) for part in direct)
+
+
+def test_the_jobs_refuse_a_published_model_and_say_how_it_is_used(real_data, tmp_path):
+    convert(real_data / "reference" / "past_tiny.pth", tmp_path / "past", **HEADS)
+    with pytest.raises(InputError, match="from_checkpoint"):
+        PAST.from_checkpoint(tmp_path / "past")
