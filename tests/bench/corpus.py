@@ -114,11 +114,10 @@ def _texture(height: int, width: int) -> np.ndarray:
 
 def _peak(corpus: Path, cells: int = 300_000) -> float:
     """Peak memory of this process in MiB after it has loaded so many cells."""
-    import resource
-
     from ml.training.shards.loader import CorpusLoader, LoaderConfig
     from ml.training.shards.order import Plan
     from ml.training.shards.reader import Corpus
+    from tests.ml.training.corpora import peak_memory
 
     loader = CorpusLoader(Corpus(corpus), LoaderConfig(Plan(batch=256)))
     seen = 0
@@ -127,7 +126,7 @@ def _peak(corpus: Path, cells: int = 300_000) -> float:
             seen += len(batch)
             if seen >= cells:
                 break
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory()
 
 
 if __name__ == "__main__":

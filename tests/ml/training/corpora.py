@@ -119,6 +119,15 @@ def files_of(corpus: Path) -> dict[str, str]:
     }
 
 
+def peak_memory() -> float:
+    """Peak memory of this process in MiB, mapped pages included.
+
+    Not `ru_maxrss`, which a process inherits from the one that started it.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def repeat(corpus: Path, times: int) -> Path:
     """Makes each shard of a corpus `times` shards of the same slide, all hard links to one."""
     manifest = Manifest.from_json((corpus / MANIFEST).read_text(), str(corpus))

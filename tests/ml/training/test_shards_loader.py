@@ -181,11 +181,12 @@ def test_batches_by_length_hold_less_padding(tmp_path: Path) -> None:
 
 
 EPOCH = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from ml.training.shards.loader import CorpusLoader, LoaderConfig
 from ml.training.shards.order import Plan
 from ml.training.shards.reader import Corpus
+from tests.ml.training.corpora import peak_memory
 
 loader = CorpusLoader(Corpus(Path(sys.argv[1])), LoaderConfig(Plan(batch=256)))
 seen = 0
@@ -194,7 +195,7 @@ while seen < int(sys.argv[2]):
         seen += len(batch)
         if seen >= int(sys.argv[2]):
             break
-print(json.dumps([len(loader.corpus), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+print(json.dumps([len(loader.corpus), peak_memory()]))
 """
 
 
