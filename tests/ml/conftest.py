@@ -41,7 +41,7 @@ def sections(found: dict[str, Any]) -> list[dict[str, Any]]:
     from ml.io.store import content_hash
 
     folder = found["folder"]
-    parts = {p["patient"]: p["part"] for p in found["patients"]}
+    parts = {p["code"]: p["part"] for p in found["patients"]}
     return [
         {
             "slide": str(folder / s["file"]),
