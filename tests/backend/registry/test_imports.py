@@ -38,6 +38,11 @@ def staff(make_user):
     return make_user(is_staff=True)
 
 
+def n_slides(folder) -> str:
+    """What the import says of a study folder; the real slide is there only where it is installed."""
+    return f"{len((folder / 'slides.csv').read_text().splitlines()) - 1} slides"
+
+
 def test_import_makes_the_study_and_its_files(run_here, staff, tiny_folder):
     job = run_here(start_import(user=staff, path=str(tiny_folder), form="auto"))
 
@@ -52,7 +57,7 @@ def test_import_makes_the_study_and_its_files(run_here, staff, tiny_folder):
     assert study.patients.count() == n_patients
     assert Outcome.objects.filter(patient__study=study).count() > 0
     assert study.clinical_columns.count() == len(head["clinical"])
-    assert study.slides.count() == len((tiny_folder / "slides.csv").read_text().splitlines()) - 1
+    assert n_slides(tiny_folder) == f"{study.slides.count()} slides"
     measured = CellTable.objects.filter(n_genes__gt=0)
     assert measured.count() == 10 and {t.source for t in measured} == {"measured"}
     table = measured.select_related("artifact").first()
@@ -184,7 +189,9 @@ class TestCommand:
         call_command("import_study", str(tiny_folder), stdout=out)
 
         told = out.getvalue()
-        assert "working here" in told and "Converting slides" in told and "26 slides" in told
+        assert (
+            "working here" in told and "Converting slides" in told and n_slides(tiny_folder) in told
+        )
         assert Study.objects.get().memberships.get().user == admin
 
     def test_a_failure_is_told_with_its_remedy(self, run_here, make_user, tmp_path):
@@ -200,7 +207,7 @@ class TestCommand:
 
         call_command("import_study", str(tiny_folder), "--format", "study", stdout=out)
 
-        assert "26 slides" in out.getvalue()
+        assert n_slides(tiny_folder) in out.getvalue()
 
     def test_somebody_who_may_not_import(self, db, make_user, tmp_path):
         make_user(username="plain")
