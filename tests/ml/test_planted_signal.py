@@ -1,7 +1,7 @@
 """What was planted in the synthetic study is found on held-out patients; nothing else is."""
 
 import csv
-from statistics import median
+from statistics import mean, median
 
 import pytest
 
@@ -32,7 +32,8 @@ def test_the_model_finds_the_planted_genes_and_beats_both_baselines(tiny, plante
     colour = median(float(r["colour_ridge_pcc"]) for r in of_planted)
     assert past > 0.1  # the mean predictor's is 0
     assert past > colour + 0.01
-    assert median(float(r["pcc"]) for r in genes.values()) > median(
+    # Of all genes the mean: half of them follow no look, so the median lies where nobody finds much.
+    assert mean(float(r["pcc"]) for r in genes.values()) > mean(
         float(r["colour_ridge_pcc"]) for r in genes.values()
     )
 

@@ -39,7 +39,7 @@ def staff(make_user):
 
 
 def n_slides(folder) -> str:
-    """What the import says of a study folder; the real slide is there only where it is installed."""
+    """What the import says of a folder; the real slide is there only where it is installed."""
     return f"{len((folder / 'slides.csv').read_text().splitlines()) - 1} slides"
 
 
