@@ -32,7 +32,7 @@ def test_the_model_finds_the_planted_genes_and_beats_both_baselines(tiny, plante
     colour = median(float(r["colour_ridge_pcc"]) for r in of_planted)
     assert past > 0.1  # the mean predictor's is 0
     assert past > colour + 0.01
-    # Of all genes the mean: half of them follow no look, so the median lies where nobody finds much.
+    # Of all genes the mean: half follow no look, so the median lies where nobody finds much.
     assert mean(float(r["pcc"]) for r in genes.values()) > mean(
         float(r["colour_ridge_pcc"]) for r in genes.values()
     )
