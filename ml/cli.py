@@ -30,11 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from ml.io.commands import add_commands
     from ml.tokens.commands import add_commands as add_vocabulary
+    from ml.training.shards.commands import add_commands as add_corpus
 
     parser = argparse.ArgumentParser(prog="past", description=f"{__doc__} {NOTICE}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_commands(commands)
     add_vocabulary(commands)
+    add_corpus(commands)
     _add_train(commands)
     _add_predict(commands)
     _add_trial(commands)
