@@ -30,6 +30,8 @@ class Architecture:
         radius_um: rows further away than this are no neighbours.
         dropout: of every network.
         input_dropout: share of the image features that are dropped in training.
+        neighbour_gradients: whether training reaches through the neighbours' embeddings too, which
+            takes more than twice the time; without, they are constants.
         members: networks trained from different seeds, whose predictions are averaged.
     """
 
@@ -44,6 +46,7 @@ class Architecture:
     radius_um: float = 112.0
     dropout: float = 0.2
     input_dropout: float = 0.2
+    neighbour_gradients: bool = False
     members: int = 1
 
 

@@ -35,6 +35,13 @@ class FeatureHead(nn.Module):
         out: Tensor = self.linear(x) + self.hidden(x)
         return out
 
+    @torch.no_grad()
+    def constant(self, features: Tensor) -> Tensor:
+        """The same embeddings as constants: without dropout and without gradients."""
+        into, activation, _, out_of = self.hidden
+        out: Tensor = self.linear(features) + out_of(activation(into(features)))
+        return out
+
 
 class CropHead(nn.Module):
     """One trainable encoder over two crops of each row, joined."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from ml.models.density import Density
 from ml.models.heads import CropHead, ExpressionHead, FeatureHead, Projection
 from ml.models.losses import expression_loss, info_nce, near_pairs
 from ml.models.neighbourhood import Neighbourhood
+
+if TYPE_CHECKING:
+    from ml.models.reference import ReferencePAST
 
 
 class ImageBatch(NamedTuple):
@@ -55,13 +59,15 @@ class LossWeights:
 
     Attributes:
         expression: regression of expression from the image.
-        contrast: InfoNCE between image and cell embeddings.
+        contrast: InfoNCE between image and cell embeddings, while expression is trained. It takes
+            most of a step's time and does expression no good; the shared space is trained by the
+            alignment phase that follows.
         contrast_rows: rows of each batch that the contrast is computed on.
         near_um: rows of one slide closer than this are no negatives for each other.
     """
 
     expression: float = 1.0
-    contrast: float = 0.1
+    contrast: float = 0.0
     contrast_rows: int = 64
     near_um: float = 28.0
 
@@ -72,6 +78,7 @@ class Member(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         a, genes = config.architecture, len(config.vocabulary.symbols)
+        self.through = a.neighbour_gradients
         self.image_encoder: FeatureHead | CropHead
         if config.features is not None:
             self.image_encoder = FeatureHead(
@@ -96,7 +103,11 @@ class Member(nn.Module):
         """Image embeddings (n, dim) of rows in their neighbourhood."""
         x: Tensor = self.image_encoder(batch.rows)
         if self.neighbourhood is not None and batch.neighbours.shape[1]:
-            near = self.image_encoder(batch.neighbours)
+            # Each neighbour is a row of its own in some other batch, and is trained on there.
+            if isinstance(self.image_encoder, FeatureHead) and not self.through:
+                near = self.image_encoder.constant(batch.neighbours)
+            else:
+                near = self.image_encoder(batch.neighbours)
             x = self.neighbourhood(x, near, batch.distance_um, batch.absent)
         return x
 
@@ -143,6 +154,39 @@ class PAST(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(inputs))
         self.register_buffer("feature_scale", torch.ones(inputs))
         self.density = None
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: Path,
+        mode: Literal["improved", "reference"] = "improved",
+        *,
+        image_heads: int | None = None,
+        cell_heads: int | None = None,
+    ) -> PAST | ReferencePAST:
+        """A trained model in eval mode.
+
+        Args:
+            path: ``improved``: the folder that training wrote. ``reference``: the published
+                checkpoint (.pth, .safetensors), or the folder that `past convert` made of it.
+            image_heads, cell_heads: attention heads of a published checkpoint, which no tensor
+                tells; 16 where neither these nor the folder say.
+
+        Raises:
+            InputError: what cannot be read, or is not what the mode says.
+            ValueError: an unknown mode.
+        """
+        if mode == "reference":
+            from ml.models.reference import ReferencePAST
+
+            return ReferencePAST.from_checkpoint(
+                Path(path), image_heads=image_heads, cell_heads=cell_heads
+            )
+        if mode != "improved":
+            raise ValueError(f"mode {mode!r} is neither improved nor reference")
+        from ml.models.checkpoint import load
+
+        return load(Path(path))
 
     def networks(self) -> list[Member]:
         """The members, typed."""

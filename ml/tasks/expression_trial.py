@@ -49,8 +49,9 @@ RESAMPLES = 1000
 LABEL = "held-out section of the same patient"
 # Few rows and many noisy genes: small networks, strong regularisation.
 ARCHITECTURE = Architecture(
-    dim=48, hidden=64, project=32, cell_layers=1, context=64, dropout=0.3, input_dropout=0.3
-)
+    dim=48, hidden=64, project=32, cell_layers=1, context=64, dropout=0.3, input_dropout=0.3,
+    neighbour_gradients=True,
+)  # fmt: skip
 SETTINGS = Settings(
     epochs=EPOCHS,
     batch=128,

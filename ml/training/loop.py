@@ -30,6 +30,12 @@ from ml.training.align import (
     set_training,
 )
 from ml.training.corpus import Corpus
+from ml.training.optimiser import (
+    load_optimiser,
+    optimiser_tensors,
+    parameter_groups,
+    schedule,
+)
 
 if TYPE_CHECKING:
     from ml.report import Report
@@ -45,19 +51,20 @@ class Settings:
         learning_rate, weight_decay: of AdamW; cosine to zero after one warm-up epoch.
         stop_after: epochs after which each member is finished, though the schedule is laid out for
             `epochs`; None runs them all. 0 keeps the linear start.
-        patience: epochs without a better validation Pearson before a member is finished.
+        patience: epochs without a better validation Pearson before a member is finished. Training
+            first loses a little against the linear start and passes it after some epochs.
         clip: norm that gradients are clipped to.
         seed: everything random follows from it.
         losses: weight of each loss.
         align: the alignment phase that follows.
     """
 
-    epochs: int = 16
+    epochs: int = 10
     batch: int = 256
     learning_rate: float = 5e-4
     weight_decay: float = 0.05
     stop_after: int | None = None
-    patience: int = 4
+    patience: int = 6
     clip: float = 1.0
     seed: int = 0
     losses: LossWeights = field(default_factory=LossWeights)
@@ -68,26 +75,6 @@ def seed_of(*parts: object) -> int:
     """A 63-bit seed from anything printable; the same on every machine."""
     digest = hashlib.sha256(json.dumps([str(p) for p in parts]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def parameter_groups(
-    model: nn.Module, decay: float, names: tuple[str, ...] = ("",)
-) -> list[dict[str, Any]]:
-    """Weight decay for matrices only: none on biases, norms, scalars and embeddings.
-
-    Args:
-        names: beginnings of the names of the parameters that are trained.
-    """
-    plain = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    trained = [
-        p for name, p in model.named_parameters() if p.requires_grad and name.startswith(names)
-    ]
-    matrices = [p for p in trained if p.ndim > 1 and id(p) not in plain]
-    rest = [p for p in trained if p.ndim <= 1 or id(p) in plain]
-    return [
-        {"params": matrices, "weight_decay": decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
 
 
 @dataclass
@@ -207,7 +194,7 @@ class Trainer:
             self.history.append({"member": number, "epoch": 0, "validation_pcc": progress.best})
         if saved:
             best = _under(saved, "best.")
-            _load_optimiser(optimiser, member, _under(saved, "optimiser."))
+            load_optimiser(optimiser, member, _under(saved, "optimiser."))
         last = settings.epochs if settings.stop_after is None else settings.stop_after
         while progress.epoch < last and progress.stale < settings.patience:
             loss = self._epoch(number, member, optimiser)
@@ -261,7 +248,7 @@ class Trainer:
         best = aligned_state(member)
         if saved:
             best = _under(saved, "best.")
-            _load_optimiser(optimiser, member, _under(saved, "optimiser."))
+            load_optimiser(optimiser, member, _under(saved, "optimiser."))
         while progress.epoch < settings.epochs and progress.stale < settings.patience:
             loss = self._align_epoch(number, member, image, optimiser)
             self.report.metric("alignment_loss", loss, progress.step)
@@ -298,7 +285,7 @@ class Trainer:
         set_training(member, True)
         for i, places in enumerate(batches):
             stop_if_asked(self.report)
-            rate = _schedule(progress.epoch + i / len(batches), settings.epochs)
+            rate = schedule(progress.epoch + i / len(batches), settings.epochs)
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * rate
             loss = contrast(member, self.train, image, places, self.settings.losses.near_um)
@@ -323,7 +310,7 @@ class Trainer:
         member.train()
         for i, rows in enumerate(np.array_split(order, steps)):
             stop_if_asked(self.report)
-            rate = _schedule(progress.epoch + i / steps, settings.epochs)
+            rate = schedule(progress.epoch + i / steps, settings.epochs)
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * rate
             losses = member.losses(
@@ -367,7 +354,7 @@ class Trainer:
         tensors |= {f"best.{k}": v for k, v in best.items()}
         if optimiser is not None:
             member = self.model.networks()[self.progress.member]
-            kept = _optimiser_tensors(optimiser, member)
+            kept = optimiser_tensors(optimiser, member)
             tensors |= {f"optimiser.{k}": v for k, v in kept.items()}
         at = self.progress
         name = f"state-{at.member}-{at.phase}-{at.epoch}.safetensors"
@@ -401,34 +388,5 @@ class Trainer:
         return tensors if self.progress.epoch else {}
 
 
-def _schedule(epoch: float, epochs: int) -> float:
-    """Learning-rate factor: linear over the first epoch, cosine to zero over the rest."""
-    if epoch < 1:
-        return max(epoch, 0.05)
-    return 0.5 * (1 + math.cos(math.pi * (epoch - 1) / max(epochs - 1, 1)))
-
-
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _optimiser_tensors(optimiser: torch.optim.Optimizer, member: nn.Module) -> dict[str, Tensor]:
-    names = {id(p): name for name, p in member.named_parameters()}
-    return {
-        f"{names[id(p)]}.{key}": value
-        for p, state in optimiser.state.items()
-        for key, value in state.items()
-    }
-
-
-def _load_optimiser(
-    optimiser: torch.optim.Optimizer, member: nn.Module, tensors: dict[str, Tensor]
-) -> None:
-    for name, parameter in member.named_parameters():
-        state = {
-            key: tensors[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device)
-            for key in ("step", "exp_avg", "exp_avg_sq")
-            if f"{name}.{key}" in tensors
-        }
-        if state:
-            optimiser.state[parameter] = state

@@ -17,7 +17,7 @@ from ml.errors import InputError
 from ml.models import checkpoint
 from ml.training.align import ALIGNED
 from ml.training.corpus import nearest
-from ml.training.loop import parameter_groups
+from ml.training.optimiser import parameter_groups
 from ml.training.run import run
 from tests.ml.conftest import Recorder, sections
 
@@ -137,8 +137,10 @@ def test_retrieval_beats_chance_and_an_untrained_space(trained, not_aligned, tmp
     result = run(params, fresh_work(trained, tmp_path / "work"), tmp_path, recorder)
     found = result["metrics"]["test"]["retrieval"]
     before = not_aligned[0]["metrics"]["test"]["retrieval"]
-    assert found["candidates"] == 256 and found["chance_r10"] == pytest.approx(10 / 256)
-    chance, queries = found["chance_r10"], found["candidates"] * found["sets"]
+    # Ten of 256 on the section; more on the cores, whose sets are smaller.
+    chance = found["chance_r10"]
+    assert found["candidates"] == 256 and 10 / 256 <= chance < 0.1
+    queries = 10 * found["sets"] / chance
     clear = chance + 2 * (chance * (1 - chance) / queries) ** 0.5
     for way in ("image_to_gene", "gene_to_image"):
         assert found[f"{way}_r10"] > clear
@@ -158,7 +160,7 @@ def test_cancelling_leaves_no_model(trained, tmp_path):
     ("params", "code"),
     [
         ({"preset": "huge"}, "train.preset"),
-        ({"encoder": "uni"}, "encoder.unknown"),
+        ({"encoder": "no_such"}, "encoder.unknown"),
         ({"epochs": -1}, "train.epochs"),
         ({"settings": {"learning_rte": 1}}, "train.setting"),
         ({"settings": {"align": {"epoch": 1}}}, "train.setting"),
