@@ -136,6 +136,16 @@ class TestSlides:
         assert 'value="S1"' in text and 'value="S3"' not in text
         assert 'id="stain-filter"' in text
 
+    @pytest.mark.parametrize(
+        ("stain", "said"), [("H&E", "Predict its expression"), ("IHC", "predicted on H&amp;E")]
+    )
+    def test_the_viewer_says_what_can_be_predicted(self, client, make_user, study, stain, said):
+        slide = add_slide(study, "S1", stain=stain)
+        client.force_login(make_user(Role.ADMIN))
+        text = client.get(reverse("slide", args=[slide.pk])).content.decode()
+        assert said in text
+        assert text.count("Predict its expression") == (stain == "H&E")
+
     def test_as_many_queries_for_many_slides(
         self, client, make_user, study, predicted, django_assert_max_num_queries
     ):
