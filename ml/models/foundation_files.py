@@ -10,7 +10,6 @@ format), ``.layout`` (no tensors by name), ``.keys`` (tensors missing or not kno
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from math import isqrt
@@ -18,13 +17,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ml.errors import InputError
 from ml.io.store import content_hash
 from ml.models.encoders import EncoderEntry
+from ml.models.tensor_files import read_tensor_file
 from ml.models.vit import Shape, VisionTransformer
 
 FOLDER = "PAST_ENCODERS"
@@ -73,25 +71,7 @@ def read_tensors(path: Path) -> Weights:
     Raises:
         InputError ``encoder.code``, ``encoder.unreadable``, ``encoder.layout``.
     """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            "encoder.code",
-            str(path),
-            "Reading it would run code that is stored in it, or it is damaged.",
-            "Take the file from its owner again, or ask them for safetensors.",
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(
-            "encoder.unreadable",
-            str(path),
-            f"It is neither safetensors nor a torch file ({first}).",
-            "Take the file from its owner again; it may be incomplete.",
-        ) from error
+    held = read_tensor_file(path, "encoder")
     if not isinstance(held, dict) or not all(isinstance(v, Tensor) for v in held.values()):
         raise InputError(
             "encoder.layout",

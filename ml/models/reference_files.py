@@ -8,7 +8,6 @@ that would run code), ``.unreadable`` (neither format), ``.layout`` (no weights 
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import shutil
 from dataclasses import asdict
@@ -16,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ml.errors import InputError
 from ml.io.store import content_hash
 from ml.models.reference import FUSION_HEADS, ReferencePAST, ReferenceSizes
+from ml.models.tensor_files import read_tensor_file
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 PUBLISHED_HEADS = (16, 16)
@@ -117,24 +115,9 @@ def _read(path: Path) -> Weights:
     """Tensors of a file by name; nothing in it is run."""
     if not path.is_file():
         raise InputError("checkpoint.missing", str(path), "There is no such file.", REMEDY)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            "checkpoint.code",
-            str(path),
-            f"Reading it would run code that is stored in it ({_called(error)}).",
-            "Take the file from its owner again, or ask them for safetensors.",
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(
-            "checkpoint.unreadable",
-            str(path),
-            f"It is neither safetensors nor a torch checkpoint ({_first_line(error)}).",
-            "Take the file from its owner again; it may be incomplete.",
-        ) from error
+    held = read_tensor_file(path, "checkpoint")
+    if path.suffix == ".safetensors":
+        held = {"model": held}
     return _weights_of(held, path)
 
 
@@ -148,16 +131,6 @@ def _weights_of(held: object, path: Path) -> Weights:
             REMEDY,
         )
     return weights
-
-
-def _called(error: Exception) -> str:
-    """What a pickle wants to call, as far as torch says so."""
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    return found[1] if found else "or it is damaged"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 _IMAGE, _CELL = "image_encoder.model.", "cell_encoder."
