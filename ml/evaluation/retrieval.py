@@ -74,10 +74,9 @@ def retrieval(
     place = np.searchsorted(corpus.measured, np.concatenate(sets))
     rows = corpus.measured[place]
     image = member.image_projection(embeddings[torch.from_numpy(place).to(embeddings.device)])
-    tokens = torch.from_numpy(corpus.tokens[rows]).to(embeddings.device)
-    cell = torch.cat(
-        [member.cell_projection(member.cell_encoder(part)) for part in torch.split(tokens, CHUNK)]
-    )
+    parts = np.array_split(rows, max(len(rows) // CHUNK, 1))
+    batches = (corpus.cells(part, embeddings.device) for part in parts)
+    cell = torch.cat([member.cell_projection(member.embed_cell(batch)) for batch in batches])
     sizes = [len(s) for s in sets]
     pairs = zip(torch.split(image, sizes), torch.split(cell, sizes), strict=True)
     forward, backward = (torch.cat(r) for r in zip(*[ranks(i, c) for i, c in pairs], strict=True))

@@ -12,7 +12,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     # dim: image and cell embeddings; rank: latent programmes that the panel is decoded from.
     "tiny": {"dim": 48, "hidden": 96, "cell_layers": 1, "context": 48, "rank": 24},
     "small": {"dim": 96, "hidden": 192, "cell_layers": 2, "context": 96, "rank": 48},
-}
+    # The published model's cell side and shared space.
+    "base": {
+        "dim": 512, "hidden": 1024, "project": 256, "rank": 256,
+        "cell_layers": 12, "cell_heads": 16, "context": 297, "dropout": 0.1,
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,13 @@ class Architecture:
         rank: width of the expression head's bottleneck.
         cell_layers, cell_heads: transformer over rank tokens.
         context: rank tokens per cell.
-        neighbours: nearest rows attended to; 0 turns the neighbourhood off.
+        neighbours: nearest rows attended to on both sides; 0 turns the neighbourhood off.
         radius_um: rows further away than this are no neighbours.
         dropout: of every network.
         input_dropout: share of the image features that are dropped in training.
         neighbour_gradients: whether training reaches through the neighbours' embeddings too, which
             takes more than twice the time; without, they are constants.
+        pad_mask: whether a cell's mean leaves padding out; False only for comparison.
         members: networks trained from different seeds, whose predictions are averaged.
     """
 
@@ -47,6 +53,7 @@ class Architecture:
     dropout: float = 0.2
     input_dropout: float = 0.2
     neighbour_gradients: bool = False
+    pad_mask: bool = True
     members: int = 1
 
 

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ml.models.batches import CropBatch
+from ml.models.encoders import EncoderEntry
+
 
 class FeatureHead(nn.Module):
     """Light perceptron on pooled features of a frozen encoder.
@@ -44,18 +47,33 @@ class FeatureHead(nn.Module):
 
 
 class CropHead(nn.Module):
-    """One trainable encoder over two crops of each row, joined."""
+    """One trainable encoder over two crops of each row, joined.
 
-    def __init__(self, encoder: nn.Module, encoder_dim: int, dim: int, dropout: float) -> None:
+    Args:
+        entry: the encoder's entry in the registry; an encoder whose weights are in a file is made
+            without them, for they are in the model's own checkpoint or are loaded next.
+        dim: width of the embeddings.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, entry: EncoderEntry, dim: int, dropout: float) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.join = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * encoder_dim, dim))
+        self.encoder = entry.empty()
+        self.join = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * entry.dim, dim))
+        for name, value in (("mean", entry.mean), ("std", entry.std)):
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, crops: Tensor) -> Tensor:
-        """Normalised crops (n, 2, 3, side, side): context, then cell → embeddings (n, dim)."""
-        both = self.encoder(crops.flatten(0, 1)).reshape(len(crops), -1)
-        out: Tensor = self.join(both)
+    def forward(self, crops: CropBatch) -> Tensor:
+        """Crops of n rows → embeddings (n, dim)."""
+        both = [self.encoder(self._normalised(pixels)) for pixels in (crops.context, crops.cell)]
+        out: Tensor = self.join(torch.cat(both, dim=1))
         return out
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """(n, side, side, 3) uint8 → (n, 3, side, side) float32, channels last in memory."""
+        return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
 
 class Projection(nn.Module):
@@ -82,7 +100,8 @@ class ExpressionHead(nn.Module):
     are the principal components of the training part's standardised expression, and stay fixed.
 
     Buffers: ``mean`` and ``scale`` (genes,), the training part's mean and deviation of log1p counts
-    per 10,000, and ``loadings`` (rank, genes), orthonormal rows.
+    per 10,000, and ``loadings`` (rank, genes), orthonormal rows. ``log_dispersion`` (genes,) is a
+    parameter of the counts' negative binomial.
     """
 
     mean: Tensor
@@ -95,6 +114,7 @@ class ExpressionHead(nn.Module):
         self.register_buffer("mean", torch.zeros(genes))
         self.register_buffer("scale", torch.ones(genes))
         self.register_buffer("loadings", torch.zeros(rank, genes))
+        self.log_dispersion = nn.Parameter(torch.zeros(genes))
 
     def forward(self, embedding: Tensor) -> Tensor:
         """(n, dim) → (n, genes) log1p counts per 10,000."""

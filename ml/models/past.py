@@ -10,70 +10,63 @@ import torch
 from torch import Tensor, nn
 
 from ml.models import encoders
-from ml.models.cell_encoder import CellEncoder
+from ml.models.batches import CellBatch, CropBatch, ImageBatch
+from ml.models.cell_encoder import CellEncoder, MaskedGeneHead, masked
 from ml.models.config import ModelConfig
 from ml.models.density import Density
 from ml.models.heads import CropHead, ExpressionHead, FeatureHead, Projection
-from ml.models.losses import expression_loss, info_nce, near_pairs
+from ml.models.losses import negative_binomial, squared_error
 from ml.models.neighbourhood import Neighbourhood
 
 if TYPE_CHECKING:
     from ml.models.reference import ReferencePAST
 
-
-class ImageBatch(NamedTuple):
-    """What the image side sees of n rows.
-
-    Attributes:
-        rows: features (n, inputs), or crops (n, 2, 3, side, side) for crop encoders.
-        neighbours: features of the nearest rows (n, k, inputs); k = 0 for crop encoders.
-        distance_um: (n, k).
-        absent: (n, k) True where there is no such neighbour.
-    """
-
-    rows: Tensor
-    neighbours: Tensor
-    distance_um: Tensor
-    absent: Tensor
-
-
-class CellBatch(NamedTuple):
-    """What is measured of n rows.
-
-    Attributes:
-        tokens: (n, context) rank tokens.
-        expression: (n, genes) log1p counts per 10,000.
-        xy_um: (n, 2) positions.
-        slide: (n,) number of the slide.
-    """
-
-    tokens: Tensor
-    expression: Tensor
-    xy_um: Tensor
-    slide: Tensor
+# Share of a cell's genes that are hidden for the masked-gene loss (Devlin et al., 1810.04805).
+MASKED_SHARE = 0.15
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weight of each loss; 0 leaves a loss out.
+    """Weight of each loss; 0 leaves a loss out, and what only it trains is not computed.
 
     Attributes:
-        expression: regression of expression from the image.
-        contrast: InfoNCE between image and cell embeddings, while expression is trained. It takes
-            most of a step's time and does expression no good; the shared space is trained by the
-            alignment phase that follows.
-        contrast_rows: rows of each batch that the contrast is computed on.
+        expression: squared error of log1p counts per 10,000 predicted from the image.
+        counts: negative binomial likelihood of the raw counts under the same prediction.
+        contrast: InfoNCE between image and cell embeddings.
+        masked_gene: recovery of hidden genes by the cell encoder.
+        soft_targets: contrast against the authors' soft targets; for comparison.
         near_um: rows of one slide closer than this are no negatives for each other.
     """
 
     expression: float = 1.0
-    contrast: float = 0.0
-    contrast_rows: int = 64
+    counts: float = 0.0
+    contrast: float = 1.0
+    masked_gene: float = 0.1
+    soft_targets: bool = False
     near_um: float = 28.0
 
 
+class Outputs(NamedTuple):
+    """What a forward pass of n rows gives.
+
+    Attributes:
+        image, cell: (n, project) of unit length, for the contrast; None where it has no weight.
+        losses: the other losses by name, weighted, each a mean over the rows.
+    """
+
+    image: Tensor | None
+    cell: Tensor | None
+    losses: dict[str, Tensor]
+
+
 class Member(nn.Module):
-    """One PAST network: image and cell side, joined in the shared space."""
+    """One PAST network: image and cell side, joined in the shared space.
+
+    Both sides see a row among its neighbours, by the same kind of attention, in which the row
+    itself is one of the keys: so neighbourhood and fusion are one layer. On the cell side the
+    neighbours are encoded by the cell encoder itself; models on crops see the surroundings in the
+    context crop and have no such layer on the image side.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -86,21 +79,39 @@ class Member(nn.Module):
             )
         else:
             entry = encoders.get(config.encoder)
-            self.image_encoder = CropHead(entry.build(), entry.dim, a.dim, a.dropout)
-        self.neighbourhood = (
-            Neighbourhood(a.dim, a.cell_heads, a.radius_um / 4, a.dropout) if a.neighbours else None
-        )
+            self.image_encoder = CropHead(entry, a.dim, a.dropout)
+        self.neighbourhood: Neighbourhood | None = None
+        self.cell_neighbourhood: Neighbourhood | None = None
+        if a.neighbours:
+            length = a.radius_um / 4
+            self.cell_neighbourhood = Neighbourhood(a.dim, a.cell_heads, length, a.dropout)
+            if config.features is not None:
+                self.neighbourhood = Neighbourhood(a.dim, a.cell_heads, length, a.dropout)
         self.drop = nn.Dropout(a.dropout)
         self.cell_encoder = CellEncoder(
-            len(config.vocabulary), a.context, a.dim, a.cell_layers, a.cell_heads, a.dropout
+            len(config.vocabulary),
+            a.context,
+            a.dim,
+            a.cell_layers,
+            a.cell_heads,
+            a.dropout,
+            a.pad_mask,
         )
+        self.masked_gene_head = MaskedGeneHead(a.dim, genes)
         self.image_projection = Projection(a.dim, a.project)
         self.cell_projection = Projection(a.dim, a.project)
         self.expression_head = ExpressionHead(a.dim, a.rank, genes)
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
 
+    def temperature(self) -> Tensor:
+        """Temperature of the contrast, between 0.01 and 1."""
+        return self.log_temperature.exp().clamp(0.01, 1.0)
+
     def embed(self, batch: ImageBatch) -> Tensor:
         """Image embeddings (n, dim) of rows in their neighbourhood."""
+        if isinstance(batch, CropBatch):
+            out: Tensor = self.image_encoder(batch)
+            return out
         x: Tensor = self.image_encoder(batch.rows)
         if self.neighbourhood is not None and batch.neighbours.shape[1]:
             # Each neighbour is a row of its own in some other batch, and is trained on there.
@@ -111,27 +122,62 @@ class Member(nn.Module):
             x = self.neighbourhood(x, near, batch.distance_um, batch.absent)
         return x
 
-    def losses(
-        self, batch: ImageBatch, cells: CellBatch, weights: LossWeights
-    ) -> dict[str, Tensor]:
-        """Weighted losses by name; their sum is what training lowers."""
-        image = self.drop(self.embed(batch))
-        found: dict[str, Tensor] = {}
+    def embed_cell(self, cells: CellBatch) -> Tensor:
+        """Cell embeddings (n, dim) of rows in their neighbourhood."""
+        return self._among(self.cell_encoder(cells.tokens), cells)
+
+    def _among(self, own: Tensor, cells: CellBatch) -> Tensor:
+        """Cell embeddings (n, dim) with what their neighbours say."""
+        k = cells.neighbour_tokens.shape[1]
+        if self.cell_neighbourhood is None or not k:
+            return own
+        with torch.set_grad_enabled(self.through and torch.is_grad_enabled()):
+            near = self.cell_encoder(cells.neighbour_tokens.flatten(0, 1))
+        near = near.reshape(len(own), k, -1)
+        out: Tensor = self.cell_neighbourhood(own, near, cells.distance_um, cells.absent)
+        return out
+
+    def forward(self, images: ImageBatch, cells: CellBatch, weights: LossWeights) -> Outputs:
+        """What training needs of some rows: embeddings to contrast, and losses of each row."""
+        losses: dict[str, Tensor] = {}
+        own = self._cells(cells, weights, losses)
+        image = None
+        if weights.expression or weights.counts or weights.contrast:
+            image = self.drop(self.embed(images))
+            self._expression(image, cells, weights, losses)
+        if not weights.contrast or image is None or own is None:
+            return Outputs(None, None, losses)
+        cell = self.cell_projection(self._among(own, cells))
+        return Outputs(self.image_projection(image), cell, losses)
+
+    def _expression(
+        self, image: Tensor, cells: CellBatch, weights: LossWeights, losses: dict[str, Tensor]
+    ) -> None:
+        head = self.expression_head
+        if not (weights.expression or weights.counts):
+            return
+        predicted, of = head(image), (cells.counts, cells.totals)
         if weights.expression:
-            predicted = self.expression_head(image)
-            found["expression"] = weights.expression * expression_loss(
-                predicted, cells.expression, self.expression_head.scale
+            losses["expression"] = weights.expression * squared_error(
+                predicted, *of, head.scale, cells.measured
             )
-        if weights.contrast:
-            rows = slice(0, weights.contrast_rows)
-            temperature = self.log_temperature.exp().clamp(0.01, 1.0)
-            found["contrast"] = weights.contrast * info_nce(
-                self.image_projection(image[rows]),
-                self.cell_projection(self.cell_encoder(cells.tokens[rows])),
-                temperature,
-                near_pairs(cells.xy_um[rows], cells.slide[rows], weights.near_um),
+        if weights.counts:
+            losses["counts"] = weights.counts * negative_binomial(
+                predicted, *of, head.log_dispersion, cells.measured
             )
-        return found
+
+    def _cells(
+        self, cells: CellBatch, weights: LossWeights, losses: dict[str, Tensor]
+    ) -> Tensor | None:
+        """Cell embeddings (n, dim) without neighbours, of the pass that also recovers genes."""
+        if not weights.masked_gene:
+            return self.cell_encoder(cells.tokens) if weights.contrast else None
+        tokens, hidden = masked(cells.tokens, MASKED_SHARE)
+        parts = list(self.cell_encoder.encoded(tokens))
+        losses["masked_gene"] = weights.masked_gene * self.masked_gene_head.loss(
+            parts, cells.tokens, hidden, self.cell_encoder.embeddings.weight
+        )
+        return self.cell_encoder.pooled(parts)
 
 
 class PAST(nn.Module):
@@ -196,21 +242,13 @@ class PAST(nn.Module):
         """Features (..., inputs) in training deviations, cut at ±6 against artefacts."""
         return ((features - self.feature_mean) / self.feature_scale).clamp(-6.0, 6.0)
 
-    def normalise(self, crops: Tensor) -> Tensor:
-        """Crops (n, 2, 3, side, side) with values 0..255, as the encoder was made for."""
-        entry = encoders.get(self.config.encoder)
-        return entry.normalise(crops.flatten(0, 1)).reshape(crops.shape)
-
-    def described(self, rows: Tensor) -> Tensor:
+    def described(self, rows: Tensor | CropBatch) -> Tensor:
         """What the density is over: standardised features, or the first member's embeddings.
 
         Args:
-            rows: as in `ImageBatch`.
+            rows: features (n, inputs), or crops.
         """
-        if self.config.features is not None:
-            return rows
-        out: Tensor = self.networks()[0].image_encoder(rows)
-        return out
+        return rows if isinstance(rows, Tensor) else self.networks()[0].embed(rows)
 
     @torch.no_grad()
     def predict(self, batch: ImageBatch) -> Tensor:
@@ -226,8 +264,8 @@ class PAST(nn.Module):
         return out
 
     @torch.no_grad()
-    def encode_cell(self, tokens: Tensor) -> Tensor:
-        """Rank tokens (n, context) → unit vectors (n, project) of the first member's space."""
+    def encode_cell(self, cells: CellBatch) -> Tensor:
+        """Cells with their neighbours → unit vectors (n, project) of the first member's space."""
         member = self.networks()[0]
-        out: Tensor = member.cell_projection(member.cell_encoder(tokens))
+        out: Tensor = member.cell_projection(member.embed_cell(cells))
         return out

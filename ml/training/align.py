@@ -20,7 +20,13 @@ from ml.models.past import Member
 from ml.training.corpus import Corpus
 
 # Parts of a member that are aligned; nothing that expression is predicted with is among them.
-ALIGNED = ("cell_encoder.", "image_projection.", "cell_projection.", "log_temperature")
+ALIGNED = (
+    "cell_encoder.",
+    "cell_neighbourhood.",
+    "image_projection.",
+    "cell_projection.",
+    "log_temperature",
+)
 
 
 @dataclass(frozen=True)
@@ -58,19 +64,18 @@ def contrast(
 ) -> Tensor:
     """InfoNCE of some measured rows, given by their place among them."""
     rows, device = train.measured[places], embeddings.device
-    xy = torch.from_numpy(train.xy_um[rows].astype(np.float32)).to(device)
-    slide = torch.from_numpy(train.section[rows]).to(device)
-    tokens = torch.from_numpy(train.tokens[rows]).to(device)
+    cells = train.cells(rows, device)
     return info_nce(
         member.image_projection(embeddings[torch.from_numpy(places).to(device)]),
-        member.cell_projection(member.cell_encoder(tokens)),
-        member.log_temperature.exp().clamp(0.01, 1.0),
-        near_pairs(xy, slide, near_um),
+        member.cell_projection(member.embed_cell(cells)),
+        member.temperature(),
+        near_pairs(cells.xy_um, cells.slide, near_um),
     )
 
 
 def set_training(member: Member, on: bool) -> None:
     """Dropout of the aligned networks on or off; the frozen ones stay in eval mode."""
     member.eval()
-    for network in (member.cell_encoder, member.image_projection, member.cell_projection):
-        network.train(on)
+    for name, network in member.named_children():
+        if f"{name}." in ALIGNED:
+            network.train(on)

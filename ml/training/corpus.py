@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ from scipy.sparse import csr_matrix, vstack
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from ml.models.batches import CellBatch, CropBatch, FeatureBatch, ImageBatch
 from ml.models.config import ModelConfig
-from ml.models.past import PAST, CellBatch, ImageBatch
+from ml.models.past import PAST
 from ml.tokens.rank import rank_tokens
+from ml.tokens.vocabulary import PAD
 
 Rows = NDArray[np.int64]
 CHUNK = 4096
@@ -104,7 +106,7 @@ class ImageSource:
         sizes = [len(block) for block in images]
         self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.section = np.repeat(np.arange(len(images)), sizes)
-        count = config.architecture.neighbours if config.features else 0
+        count = config.architecture.neighbours
         near = [nearest(xy, count, config.architecture.radius_um) for xy in xy_um]
         self._near = np.concatenate(
             [np.where(i < 0, -1, i + at) for (i, _), at in zip(near, self.offsets, strict=False)]
@@ -132,27 +134,28 @@ class ImageSource:
             out[here] = values
         return out
 
-    def alone(self, rows: Rows, model: PAST) -> Tensor:
-        """Standardised image inputs of some rows without their neighbours, on the device."""
-        values = torch.from_numpy(self.raw(rows)).to(model.feature_mean.device)
-        if self._config.features is None:
-            return model.normalise(values.permute(0, 1, 4, 2, 3))
-        return model.standardise(values)
+    def alone(self, rows: Rows, model: PAST) -> Tensor | CropBatch:
+        """Standardised features of some rows without their neighbours, or their crops."""
+        device = model.feature_mean.device
+        values = self.raw(rows)
+        if self._config.features is not None:
+            return model.standardise(torch.from_numpy(values).to(device))
+        crops = torch.from_numpy(values.astype(np.uint8)).to(device)
+        return CropBatch(crops[:, 0], crops[:, 1])
 
     def images(self, rows: Rows, model: PAST) -> ImageBatch:
-        """Image inputs of some rows, standardised, on the model's device."""
+        """Image inputs of some rows, on the model's device."""
         device = model.feature_mean.device
+        if self._config.features is None:
+            return cast(CropBatch, self.alone(rows, model))
         near = self._near[rows]
         absent = torch.from_numpy(near < 0).to(device)
         distance = torch.from_numpy(self._distance[rows]).to(device)
-        if self._config.features is None:
-            crops = self.alone(rows, model)
-            return ImageBatch(crops, crops.new_zeros(len(rows), 0, 0), distance, absent)
         # Neighbours repeat within a batch of rows: each is read once.
         wanted, place = np.unique(np.concatenate([rows[:, None], near], 1), return_inverse=True)
-        values = self.alone(np.maximum(wanted, 0), model)
+        values = cast(Tensor, self.alone(np.maximum(wanted, 0), model))
         place = place.reshape(len(rows), -1)
-        return ImageBatch(
+        return FeatureBatch(
             values[torch.from_numpy(place[:, 0]).to(device)],
             values[torch.from_numpy(place[:, 1:]).to(device)],
             distance,
@@ -194,12 +197,29 @@ class Corpus(ImageSource):
 
     def cells(self, rows: Rows, device: torch.device) -> CellBatch:
         """What is measured of some rows."""
+        near = self._near[rows]
+        tokens = self._tokens_of(np.concatenate([rows, near.ravel()]))
+
+        def there(values: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(values).to(device)
+
         return CellBatch(
-            torch.from_numpy(self.tokens[rows]).to(device),
-            torch.from_numpy(self.expression(rows)).to(device),
-            torch.from_numpy(self.xy_um[rows].astype(np.float32)).to(device),
-            torch.from_numpy(self.section[rows]).to(device),
+            tokens=there(tokens[: len(rows)]),
+            neighbour_tokens=there(tokens[len(rows) :].reshape(*near.shape, -1)),
+            distance_um=there(self._distance[rows]),
+            absent=there(near < 0),
+            counts=there(self.counts[rows].toarray().astype(np.float32)),
+            totals=there(self.totals[rows].astype(np.float32)),
+            measured=None,
+            xy_um=there(self.xy_um[rows].astype(np.float32)),
+            slide=there(self.section[rows]),
         )
+
+    def _tokens_of(self, rows: Rows) -> NDArray[Any]:
+        """Tokens of some rows, padding alone for row −1."""
+        tokens = self.tokens[np.maximum(rows, 0)]
+        tokens[rows < 0] = PAD
+        return tokens
 
     def chunks(self, size: int = CHUNK) -> Iterator[Rows]:
         """The measured rows in order, in chunks."""

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -313,12 +313,12 @@ class Trainer:
             rate = schedule(progress.epoch + i / steps, settings.epochs)
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * rate
-            losses = member.losses(
+            outputs = member(
                 self.train.images(rows, self.model),
                 self.train.cells(rows, self.device),
-                settings.losses,
+                replace(settings.losses, contrast=0.0, masked_gene=0.0),
             )
-            loss = torch.stack(list(losses.values())).sum()
+            loss = torch.stack(list(outputs.losses.values())).sum()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(member.parameters(), settings.clip)

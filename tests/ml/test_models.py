@@ -1,6 +1,7 @@
 """The networks: what must not matter does not, what must matter does, files come back the same."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import torch
 
 from ml.errors import InputError
 from ml.models import checkpoint, encoders
-from ml.models.cell_encoder import CellEncoder
+from ml.models.batches import CellBatch, CropBatch, FeatureBatch
+from ml.models.cell_encoder import CellEncoder, MaskedGeneHead, masked
 from ml.models.config import Architecture, ModelConfig
 from ml.models.features import FeatureSpec, Scale, default_spec, tile_features
-from ml.models.losses import info_nce, near_pairs
+from ml.models.losses import info_nce, near_pairs, negative_binomial, squared_error
 from ml.models.neighbourhood import Neighbourhood
-from ml.models.past import PAST, CellBatch, ImageBatch, LossWeights
+from ml.models.past import PAST, LossWeights
 from ml.models.pooling import window_means
 from ml.models.stain import FEATURES, densities, features_of_means, stain_maps
 from ml.models.vit import Shape, VisionTransformer
@@ -43,9 +45,19 @@ def config():
 
 def batch(config, n=4, k=3):
     dim = config.features.dim
-    return ImageBatch(
+    return FeatureBatch(
         torch.randn(n, dim), torch.randn(n, k, dim), torch.rand(n, k) * 50,
         torch.zeros(n, k, dtype=torch.bool),
+    )  # fmt: skip
+
+
+def measured(n=4, k=3, genes=6):
+    """Cells with neighbours, of one slide, far from each other."""
+    counts = torch.poisson(torch.full((n, genes), 3.0))
+    return CellBatch(
+        torch.randint(30, 30 + genes, (n, 5)), torch.randint(30, 30 + genes, (n, k, 5)),
+        torch.rand(n, k) * 50, torch.zeros(n, k, dtype=torch.bool), counts, counts.sum(1), None,
+        torch.rand(n, 2) * 1e4, torch.zeros(n, dtype=torch.long),
     )  # fmt: skip
 
 
@@ -185,17 +197,185 @@ def test_default_features_are_multiscale():
     assert default_spec("spot", 55.0).scales[0].mpp == pytest.approx(0.55)
 
 
-def test_losses_obey_their_weights(config):
-    model = randomised(PAST(config))
-    cells = CellBatch(
-        torch.randint(30, 36, (4, 5)), torch.rand(4, 6), torch.rand(4, 2) * 1e4, torch.zeros(4)
+def test_losses_obey_their_weights_and_what_has_none_is_not_computed(config):
+    member = randomised(PAST(config)).members[0]
+    images, cells = batch(config), measured()
+    both = member(images, cells, LossWeights(expression=1.0, counts=1.0, masked_gene=0.5))
+    assert set(both.losses) == {"expression", "counts", "masked_gene"}
+    assert both.image.shape == both.cell.shape == (4, 8)
+    only = member(images, cells, LossWeights(expression=2.0, contrast=0.0, masked_gene=0.0))
+    assert set(only.losses) == {"expression"} and only.image is only.cell is None
+    assert float(only.losses["expression"]) == pytest.approx(
+        2 * float(both.losses["expression"]), rel=1e-5
     )
-    images = batch(config)
-    both = model.members[0].losses(images, cells, LossWeights(expression=1.0, contrast=0.5))
-    assert set(both) == {"expression", "contrast"}
-    only = model.members[0].losses(images, cells, LossWeights(expression=2.0, contrast=0.0))
-    assert set(only) == {"expression"}
-    assert float(only["expression"]) == pytest.approx(2 * float(both["expression"]), rel=1e-5)
+    genes = member(images, cells, LossWeights(expression=0.0, contrast=0.0, masked_gene=1.0))
+    assert set(genes.losses) == {"masked_gene"}
+
+
+def test_losses_are_means_over_rows(config):
+    """Batches of different sizes add up by their numbers of rows."""
+    member = randomised(PAST(config)).members[0]
+    images, cells = batch(config, n=6), measured(n=6)
+    weights = LossWeights(expression=1.0, counts=1.0, contrast=0.0, masked_gene=0.0)
+    whole = member(images, cells, weights).losses
+
+    def part(of, rows):
+        return type(of)(*[None if value is None else value[rows] for value in of])
+
+    first, rest = slice(0, 2), slice(2, 6)
+    a = member(part(images, first), part(cells, first), weights).losses
+    b = member(part(images, rest), part(cells, rest), weights).losses
+    for name in ("expression", "counts"):
+        assert torch.allclose(whole[name], (2 * a[name] + 4 * b[name]) / 6, rtol=1e-5)
+
+
+def test_a_cell_and_its_neighbours_do_not_depend_on_order_or_padding(config):
+    member = randomised(PAST(config)).members[0]
+    cells = measured()
+    found = member.embed_cell(cells)
+    order = [2, 0, 1]
+    turned = cells._replace(
+        neighbour_tokens=cells.neighbour_tokens[:, order],
+        distance_um=cells.distance_um[:, order],
+    )
+    assert torch.allclose(member.embed_cell(turned), found, atol=1e-5)
+    # Shorter neighbours, with and without the padding that a wider batch would bring.
+    short = cells._replace(neighbour_tokens=cells.neighbour_tokens[:, :, :3])
+    pad = torch.full((4, 3, 2), PAD)
+    wide = cells._replace(neighbour_tokens=torch.cat([short.neighbour_tokens, pad], 2))
+    assert torch.allclose(member.embed_cell(wide), member.embed_cell(short), atol=1e-5)
+    assert not torch.allclose(member.embed_cell(short), found, atol=1e-3)
+    farther = cells._replace(distance_um=cells.distance_um + 200)
+    assert not torch.allclose(member.embed_cell(farther), found, atol=1e-4)
+
+
+def test_gradients_reach_the_neighbours_only_where_asked(config):
+    for through in (False, True):
+        own = replace(
+            config, architecture=replace(config.architecture, neighbour_gradients=through)
+        )
+        member = randomised(PAST(own)).members[0]
+        cells = measured()
+        cells.tokens[:] = 30
+        cells.neighbour_tokens[:] = 31
+        member.embed_cell(cells).sum().backward()
+        reached = member.cell_encoder.embeddings.weight.grad[31].abs().sum() > 0
+        assert bool(reached) is through
+
+
+def test_groups_of_lengths_change_nothing():
+    encoder = CellEncoder(40, 12, 16, 2, 4, 0.0).eval()
+    lengths = torch.randint(0, 13, (100,))
+    tokens = torch.randint(30, 40, (100, 12))
+    tokens[torch.arange(12) >= lengths[:, None]] = PAD
+    assert len(list(encoder.encoded(tokens))) > 2
+    one_by_one = torch.cat([encoder(row[None]) for row in tokens])
+    assert torch.allclose(encoder(tokens), one_by_one, atol=1e-5)
+
+
+def test_without_pad_mask_the_mean_runs_over_padding():
+    kept = CellEncoder(40, 8, 16, 1, 4, 0.0).eval()
+    over = CellEncoder(40, 8, 16, 1, 4, 0.0, pad_mask=False).eval()
+    over.load_state_dict(kept.state_dict())
+    full, short = torch.randint(30, 40, (2, 8)), torch.tensor([[31, 35, 38]])
+    assert torch.allclose(over(full), kept(full), atol=1e-6)
+    assert not torch.allclose(over(short), kept(short), atol=1e-2)
+
+
+def test_genes_are_hidden_at_random_and_at_least_one_of_each_cell():
+    tokens = torch.randint(30, 40, (2000, 20))
+    tokens[:1000, 3:] = PAD
+    tokens[0] = PAD
+    seen, hidden = masked(tokens, 0.15)
+    assert torch.equal(seen == 0, hidden)
+    assert torch.equal(seen[~hidden], tokens[~hidden])
+    assert not hidden[tokens == PAD].any() and not hidden[0].any()
+    assert (hidden[1:].sum(1) >= 1).all()
+    assert float(hidden[1000:].float().mean()) == pytest.approx(0.15, abs=0.01)
+
+
+def test_masked_gene_loss_is_the_literal_one():
+    encoder, head = CellEncoder(40, 6, 16, 1, 4, 0.0).eval(), MaskedGeneHead(16, 10)
+    tokens = torch.randint(30, 40, (40, 6))
+    tokens[5:20, 4:] = PAD
+    seen, hidden = masked(tokens, 0.3)
+    parts = list(encoder.encoded(seen))
+    found = head.loss(parts, tokens, hidden, encoder.embeddings.weight)
+    each = []
+    for row, cover, gone in zip(tokens, seen, hidden, strict=True):
+        states = next(encoder.encoded(cover[None])).hidden[0]
+        logits = head(states, encoder.embeddings.weight).log_softmax(1)
+        errors = [-logits[i, row[i] - 30] for i in range(6) if gone[i]]
+        each.append(torch.stack(errors).mean())
+    assert torch.allclose(found, torch.stack(each).mean(), rtol=1e-4)
+
+
+def test_negative_binomial_is_scipys():
+    from scipy.stats import nbinom
+
+    predicted, totals = torch.rand(5, 6) * 3 + 1, torch.tensor([20.0, 50, 80, 100, 1000])
+    counts, log_dispersion = torch.poisson(torch.full((5, 6), 2.0)), torch.randn(6)
+    mean = torch.expm1(predicted) * totals[:, None] / 1e4
+    size = torch.exp(-log_dispersion)
+    known = nbinom.logpmf(counts, size, size / (size + mean)) + torch.lgamma(counts + 1).numpy()
+    found = negative_binomial(predicted, counts, totals, log_dispersion, None)
+    assert float(found) == pytest.approx(-known.mean(), rel=1e-3)
+    # At the true mean the likelihood is highest.
+    assert found.isfinite()
+    assert negative_binomial(torch.zeros(5, 6) - 3, counts, totals, log_dispersion, None).isfinite()
+
+
+def test_genes_that_a_panel_lacks_have_no_say():
+    predicted, totals = torch.rand(3, 6), torch.full((3,), 100.0)
+    counts = torch.poisson(torch.full((3, 6), 2.0))
+    panel = torch.ones(3, 6, dtype=torch.bool)
+    panel[1, 2:] = False
+    other = torch.where(panel, counts, counts + 50)
+    for loss, of in ((squared_error, torch.ones(6)), (negative_binomial, torch.zeros(6))):
+        found = loss(predicted, counts, totals, of, panel)
+        assert torch.equal(found, loss(predicted, other, totals, of, panel))
+        rows = [
+            loss(predicted[i : i + 1, on], counts[i : i + 1, on], totals[i : i + 1], of[on], None)
+            for i, on in enumerate(panel)
+        ]
+        assert torch.allclose(found, torch.stack(rows).mean(), rtol=1e-5)
+
+
+def test_contrast_against_gathered_rows_is_the_whole_batchs():
+    image = torch.nn.functional.normalize(torch.randn(7, 8), dim=1)
+    cell = torch.nn.functional.normalize(torch.randn(7, 8), dim=1)
+    xy, slide, temperature = torch.rand(7, 2) * 60, torch.arange(7) % 2, torch.tensor(0.1)
+    near = near_pairs(xy, slide, 28.0)
+    assert near.any()
+    for soft in (False, True):
+        whole = info_nce(image, cell, temperature, near, soft_targets=soft)
+        parts = []
+        for rows in (slice(0, 3), slice(3, 7)):
+            of = near_pairs(xy[rows], slide[rows], 28.0, xy, slide)
+            parts.append(
+                info_nce(
+                    image[rows], cell[rows], temperature, of, every_image=image,
+                    every_cell=cell, first=rows.start, soft_targets=soft,
+                )
+            )  # fmt: skip
+        assert torch.allclose(whole, (3 * parts[0] + 4 * parts[1]) / 7, rtol=1e-5)
+
+
+def test_a_model_on_crops_sees_both_of_them(config):
+    sizes = Architecture(dim=16, project=8, rank=4, cell_layers=1, context=5)
+    model = PAST(replace(config, encoder="vit_tiny", features=None, architecture=sizes)).eval()
+    crops = CropBatch(
+        torch.randint(0, 255, (2, 224, 224, 3), dtype=torch.uint8),
+        torch.randint(0, 255, (2, 112, 112, 3), dtype=torch.uint8),
+    )
+    found = model.encode_image(crops)
+    assert found.shape == (2, 8)
+    for other in (
+        crops._replace(context=crops.context.flip(1)),
+        crops._replace(cell=crops.cell.flip(2)),
+    ):
+        assert not torch.allclose(model.encode_image(other), found, atol=1e-5)
+    assert model.predict(crops).shape == (2, 6)
 
 
 def test_a_checkpoint_comes_back_the_same(config, tmp_path):
