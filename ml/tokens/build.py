@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ml.errors import InputError
 from ml.io.celltable import CellTable
+from ml.io.store import content_hash
 from ml.report import Report
 from ml.tokens.files import VocabularyFile, checked
 from ml.tokens.vocabulary import scale_rows, stable_id
@@ -24,7 +25,8 @@ def from_tables(tables: list[tuple[str, Path]], report: Report) -> VocabularyFil
         report: told of cells without counts.
 
     Returns:
-        Non-zero means per technology over all its cells, each scaled to 10,000 over its own table.
+        Non-zero means per technology over all its cells, each scaled to 10,000 over its own table;
+        its provenance names the tables with their content hashes.
 
     Raises:
         InputError: ``table.unreadable``, ``table.no_genes``, ``vocabulary.two_ids`` when a symbol
@@ -45,8 +47,11 @@ def from_tables(tables: list[tuple[str, Path]], report: Report) -> VocabularyFil
         if empty:
             report.log(f"{path.name}: {empty:,} rows have no counts and are left out.")
         made_from.append(
-            {"technology": technology, "table": path.name, "rows": table.n_rows - empty}
-        )
+            {
+                "technology": technology, "table": path.name, "rows": table.n_rows - empty,
+                "sha256": content_hash(path)[0],
+            }
+        )  # fmt: skip
     means = {
         technology: np.divide(total, n, out=np.full(len(symbols), np.nan), where=n > 0)
         for technology, (total, n) in sums.items()

@@ -76,6 +76,11 @@ class VocabularyFile:
         """Symbol → Ensembl id."""
         return {symbol: gene_id for gene_id, symbol in self.symbol_of.items()}
 
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of genes and means; it tells vocabularies apart."""
+        return hashlib.sha256(self._csv().encode()).hexdigest()
+
     def save(self, folder: Path) -> None:
         """Write the folder; it appears when it is complete.
 
@@ -94,7 +99,7 @@ class VocabularyFile:
             "format": 1,
             "genes": len(self),
             "technologies": list(self.means),
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "sha256": self.sha256,
             "provenance": self.provenance,
         }
         part = folder.with_name(folder.name + ".part")

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 from ml.errors import InputError
 from ml.io.celltable import write_cell_table
+from ml.io.store import content_hash
 from ml.report import ConsoleReport
 from ml.tokens.build import from_nicheformer, from_tables
 from ml.tokens.commands import named_path
@@ -60,7 +61,9 @@ def test_a_file_is_read_as_it_was_written(tables, tmp_path):
     assert lines[:3] == ["gene_id,symbol,Xenium,CosMx", "ENSG1,A,7500.0,", "ENSG2,B,2500.0,5000.0"]
     again = VocabularyFile.load(tmp_path / "vocabulary")
     assert (again.gene_ids, again.symbols) == (found.gene_ids, found.symbols)
-    assert again.provenance["tables"][0] == {"technology": "Xenium", "table": "a", "rows": 2}
+    assert again.provenance["tables"][0] == {
+        "technology": "Xenium", "table": "a", "rows": 2, "sha256": content_hash(tables[0][1])[0],
+    }  # fmt: skip
     for name, values in found.means.items():
         assert np.array_equal(again.means[name], values, equal_nan=True)
     assert again.symbol_of["ENSG4"] == "D" and again.id_of["D"] == "ENSG4"

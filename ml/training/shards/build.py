@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +22,7 @@ from ml.io.celltable import CellTable
 from ml.io.slides import open_slide
 from ml.io.store import content_hash
 from ml.report import Report
-from ml.tokens.vocabulary import Vocabulary
+from ml.tokens.files import VocabularyFile
 from ml.training.shards.crops import write_crops
 from ml.training.shards.cut import SlideCells, bounds, read_cells, shard_arrays
 from ml.training.shards.layout import (
@@ -34,10 +35,9 @@ from ml.training.shards.layout import (
     SlideRecord,
     shard_record,
     text_hash,
-    vocabulary_text,
     written_whole,
 )
-from ml.training.shards.sources import Source, fitted_vocabulary
+from ml.training.shards.sources import Source, fitted_vocabulary, vocabulary_of
 
 _LOCK, _UNFINISHED = ".build.lock", ".unfinished"
 
@@ -47,7 +47,8 @@ def build_corpus(
     sources: list[Source],
     report: Report,
     *,
-    vocabulary: Vocabulary | None = None,
+    vocabulary: VocabularyFile | None = None,
+    fit_on: list[Source] | None = None,
     settings: Settings | None = None,
 ) -> dict[str, Any]:
     """Adds slides to the corpus at `out`, which is made where there is none.
@@ -57,21 +58,24 @@ def build_corpus(
 
     Args:
         sources: see :func:`ml.training.shards.sources.read_sources`.
-        vocabulary: of the new corpus; the corpus's own where there is one; else fitted to the
-            sources. Give one fitted to the training patients where others are among the sources.
-        settings: likewise.
+        vocabulary: of the new corpus; the corpus's own where there is one; else one is fitted.
+            Each slide is tokenised with the means of its technology.
+        fit_on: slides that a vocabulary is fitted to; all sources where None. Name the training
+            patients' where others are among the sources: training refuses to hold out patients
+            that the means were fitted to.
+        settings: of the new corpus; likewise.
 
     Returns:
         ``cells``, ``left_out``, ``slides``, ``shards`` of the whole corpus and ``added`` slides.
 
     Raises:
         InputError: ``corpus.busy``, ``corpus.folder_in_use``, ``corpus.other_vocabulary``,
-            ``corpus.other_settings``, ``corpus.slide_changed``, ``corpus.same_cells``, or whatever
-            is wrong with a source.
+            ``corpus.other_settings``, ``corpus.no_technology``, ``corpus.unknown_technology``,
+            ``corpus.slide_changed``, ``corpus.same_cells``, or whatever is wrong with a source.
     """
     out.mkdir(parents=True, exist_ok=True)
     with _only_build(out):
-        manifest, vocabulary = _begun(out, sources, vocabulary, settings)
+        manifest, vocabulary = _begun(out, sources, vocabulary, fit_on, settings, report)
         builder = _Builder(out, manifest, vocabulary, report)
         added = 0
         for number, source in enumerate(sources):
@@ -105,12 +109,20 @@ def _only_build(out: Path) -> Iterator[None]:
 
 
 def _begun(
-    out: Path, sources: list[Source], vocabulary: Vocabulary | None, settings: Settings | None
-) -> tuple[Manifest, Vocabulary]:
+    out: Path,
+    sources: list[Source],
+    vocabulary: VocabularyFile | None,
+    fit_on: list[Source] | None,
+    settings: Settings | None,
+    report: Report,
+) -> tuple[Manifest, VocabularyFile]:
     """The manifest and vocabulary at `out`, if they are those asked for; else new ones."""
     if (out / MANIFEST).exists():
-        return _continued(out, vocabulary, settings)
-    strangers = {path.name for path in out.iterdir()} - {_LOCK, VOCABULARY}
+        manifest, own = _continued(out, vocabulary, fit_on, settings)
+        for source in sources:
+            vocabulary_of(own, source)
+        return manifest, own
+    strangers = {path.name for path in out.iterdir()} - {_LOCK, VOCABULARY, f"{VOCABULARY}.part"}
     if strangers:
         raise InputError(
             "corpus.folder_in_use",
@@ -118,27 +130,38 @@ def _begun(
             f"The folder is no corpus, yet holds files ({min(strangers)}).",
             "Name a new or empty folder.",
         )
-    vocabulary = vocabulary or fitted_vocabulary(sources)
-    text = vocabulary_text(vocabulary)
-    manifest = Manifest(settings or Settings(), text_hash(text))
-    _write(out / VOCABULARY, text)
+    if vocabulary is None:
+        vocabulary = fitted_vocabulary(sources if fit_on is None else fit_on, report)
+    for source in sources:
+        vocabulary_of(vocabulary, source)
+    manifest = Manifest(settings or Settings(), vocabulary.sha256, vocabulary.provenance)
+    # A killed build may have left one without a manifest.
+    shutil.rmtree(out / VOCABULARY, ignore_errors=True)
+    vocabulary.save(out / VOCABULARY)
     _write(out / MANIFEST, manifest.as_json())
     return manifest, vocabulary
 
 
 def _continued(
-    out: Path, vocabulary: Vocabulary | None, settings: Settings | None
-) -> tuple[Manifest, Vocabulary]:
+    out: Path,
+    vocabulary: VocabularyFile | None,
+    fit_on: list[Source] | None,
+    settings: Settings | None,
+) -> tuple[Manifest, VocabularyFile]:
     manifest = Manifest.from_json((out / MANIFEST).read_text(encoding="utf-8"), str(out))
-    if (
-        vocabulary is not None
-        and text_hash(vocabulary_text(vocabulary)) != manifest.vocabulary_sha256
-    ):
+    if vocabulary is not None and vocabulary.sha256 != manifest.vocabulary_sha256:
         raise InputError(
             "corpus.other_vocabulary",
             str(out),
             "The corpus was built with another gene vocabulary: its token ids mean other genes.",
             f"Use the corpus's own ({VOCABULARY} in its folder), or build a new corpus.",
+        )
+    if fit_on is not None and not _was_fitted_on(manifest, fit_on):
+        raise InputError(
+            "corpus.other_vocabulary",
+            str(out),
+            "The corpus has a vocabulary already, fitted to other slides.",
+            "Leave out what it should be fitted to, or build a new corpus.",
         )
     if settings is not None and settings != manifest.settings:
         has, given = asdict(manifest.settings), asdict(settings)
@@ -152,31 +175,37 @@ def _continued(
     return manifest, read_vocabulary(out / VOCABULARY, manifest)
 
 
-def read_vocabulary(path: Path, manifest: Manifest) -> Vocabulary:
+def _was_fitted_on(manifest: Manifest, sources: list[Source]) -> bool:
+    tables = manifest.vocabulary_from.get("tables", [])
+    fitted = {(t.get("study"), t.get("slide")) for t in tables}
+    return fitted == {(s.study, s.slide) for s in sources}
+
+
+def read_vocabulary(folder: Path, manifest: Manifest) -> VocabularyFile:
     """The vocabulary of a corpus.
 
     Raises:
         InputError: ``corpus.vocabulary_damaged``.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    if text_hash(text) != manifest.vocabulary_sha256:
-        raise InputError(
-            "corpus.vocabulary_damaged",
-            str(path),
-            "This is not the vocabulary that the corpus was built with.",
-            "Restore the file from a copy of the corpus, or build a new corpus.",
-        )
-    return Vocabulary.from_dict(json.loads(text))
+        found = VocabularyFile.load(folder)
+        if found.sha256 == manifest.vocabulary_sha256:
+            return found
+    except InputError:
+        pass
+    raise InputError(
+        "corpus.vocabulary_damaged",
+        str(folder),
+        "This is not the vocabulary that the corpus was built with.",
+        "Restore the folder from a copy of the corpus, or build a new corpus.",
+    )
 
 
 @dataclass
 class _Builder:
     out: Path
     manifest: Manifest
-    vocabulary: Vocabulary
+    vocabulary: VocabularyFile
     report: Report
 
     def add(self, source: Source) -> bool:
@@ -188,7 +217,8 @@ class _Builder:
         if known and self._intact(index):
             self.report.log(f"{source.where} is in the corpus already.")
             return False
-        cells = read_cells(table, source.mpp, self.vocabulary, self.manifest.settings, source.where)
+        vocabulary = vocabulary_of(self.vocabulary, source)
+        cells = read_cells(table, source.mpp, vocabulary, self.manifest.settings, source.where)
         record = replace(record, left_out=cells.left_out, genes_left_out=cells.genes_left_out)
         self._tell(record, source)
         shards = self._shards(record, index, source, cells)
@@ -300,7 +330,7 @@ class _Builder:
         stop: int,
     ) -> ShardRecord:
         settings = self.manifest.settings
-        arrays = shard_arrays(cells, first, stop, self.vocabulary)
+        arrays = shard_arrays(cells, first, stop, vocabulary_of(self.vocabulary, source))
         base = self.out / name[:2] / name
         paths = {".safetensors": base.with_name(f"{name}.safetensors")}
         if settings.crops != "none":

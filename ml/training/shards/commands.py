@@ -36,7 +36,12 @@ def _add_build(verbs: Any) -> None:
     build.add_argument(
         "studies", type=Path, nargs="+", metavar="STUDY", help="folders that `past convert` wrote"
     )
-    build.add_argument("--vocabulary", type=Path, help="JSON; fitted to the studies by default")
+    fitted = build.add_argument_group("vocabulary", "fitted to all slides by default")
+    fitted.add_argument("--vocabulary", type=Path, help="folder that `past vocab build` wrote")
+    fitted.add_argument(
+        "--fit-on-patients", nargs="+", metavar="PATIENT", help="whose slides it is fitted to"
+    )
+    fitted.add_argument("--fit-on-slides", nargs="+", metavar="SLIDE", help="likewise")
     build.add_argument("--slides", nargs="*", metavar="SLIDE", help="all measured ones by default")
     build.add_argument("--technology", default="", help="where a study does not state it")
     build.add_argument("--crops", choices=CROP_KINDS, help=f"{usual.crops} by default")
@@ -47,25 +52,27 @@ def _add_build(verbs: Any) -> None:
 
 def _build(given: argparse.Namespace) -> int:
     from ml.errors import InputError
+    from ml.tokens.files import VocabularyFile
     from ml.training.shards.build import build_corpus
-    from ml.training.shards.sources import read_sources
+    from ml.training.shards.sources import chosen_sources, read_sources
 
-    sources = [s for study in given.studies for s in read_sources(study, given.technology)]
-    if given.slides:
-        unknown = sorted(set(given.slides) - {source.slide for source in sources})
-        if unknown:
+    every = [s for study in given.studies for s in read_sources(study, given.technology)]
+    fit_on = None
+    if given.fit_on_patients or given.fit_on_slides:
+        if given.vocabulary is not None:
             raise InputError(
-                "study.unknown_slide",
-                "--slides",
-                f"There is no such measured slide: {', '.join(unknown)}.",
-                f"Slides are: {', '.join(source.slide for source in sources)}.",
+                "corpus.two_vocabularies",
+                "--vocabulary, --fit-on-…",
+                "One asks for a vocabulary as it is, the other for one to be fitted.",
+                "Give one of them.",
             )
-        sources = [source for source in sources if source.slide in given.slides]
+        fit_on = chosen_sources(every, given.fit_on_patients, given.fit_on_slides)
     result = build_corpus(
         given.out,
-        sources,
+        chosen_sources(every, None, given.slides or None),
         ConsoleReport(),
-        vocabulary=None if given.vocabulary is None else _vocabulary(given.vocabulary),
+        vocabulary=None if given.vocabulary is None else VocabularyFile.load(given.vocabulary),
+        fit_on=fit_on,
         settings=_settings(given),
     )
     print(json.dumps({"out": str(given.out), **result}))
@@ -87,21 +94,6 @@ def _settings(given: argparse.Namespace) -> Any:
             "Leave these options out for the usual values.",
         )
     return Settings(**asked) if asked else None
-
-
-def _vocabulary(path: Path) -> Any:
-    from ml.errors import InputError
-    from ml.tokens.vocabulary import Vocabulary
-
-    try:
-        return Vocabulary.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            "vocabulary.unreadable",
-            str(path),
-            "This is not a vocabulary file.",
-            "Give the JSON file that `past vocab` wrote, or leave the option out.",
-        ) from error
 
 
 def _opened(given: argparse.Namespace) -> Any:
@@ -144,6 +136,8 @@ def _show(given: argparse.Namespace) -> int:
         "tokens_per_cell": tokens / max(len(corpus), 1),
         "bytes_per_cell": size[".safetensors"] / max(len(corpus), 1),
         "crop_bytes_per_cell": size[".crops"] / max(len(corpus), 1),
+        "technologies": manifest.ids()["technology"],
+        "vocabulary": {"sha256": manifest.vocabulary_sha256, "from": manifest.vocabulary_from},
         "settings": asdict(manifest.settings),
     }
     print(json.dumps(plain(shown), indent=1))

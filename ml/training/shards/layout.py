@@ -3,7 +3,8 @@
 ::
 
     corpus.json                  the manifest: settings, slides, shards, sha256 of every file
-    vocabulary.json              genes and their non-zero means; one for the whole corpus
+    vocabulary/                  genes and their non-zero means in each technology, one for the
+                                 whole corpus (`ml.tokens.files`)
     ab/ab12…-S1-000.safetensors  a shard: cells of one slide, ordered along a space-filling curve
     ab/ab12…-S1-000.crops        their crops, context then cell, row after row (where there are any)
 
@@ -44,10 +45,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.errors import InputError
-from ml.tokens.vocabulary import Vocabulary
 
-FORMAT, SCHEMA = "past-corpus", 1
-MANIFEST, VOCABULARY = "corpus.json", "vocabulary.json"
+FORMAT, SCHEMA = "past-corpus", 2
+MANIFEST, VOCABULARY = "corpus.json", "vocabulary"
 CROP_KINDS = ("none", "jpeg", "uint8")
 CONTEXT_PIXELS, CELL_PIXELS = 224, 112
 CROP_BYTES = 3 * (CONTEXT_PIXELS**2 + CELL_PIXELS**2)
@@ -118,10 +118,15 @@ class SlideRecord:
 
 @dataclass
 class Manifest:
-    """All that a reader must know before it opens a shard."""
+    """All that a reader must know before it opens a shard.
+
+    `vocabulary_from` is the vocabulary's provenance: where its means were fitted to tables,
+    ``tables`` lists them with their sha256, and with patient and slide where they are known.
+    """
 
     settings: Settings
     vocabulary_sha256: str
+    vocabulary_from: dict[str, Any] = field(default_factory=dict)
     slides: list[SlideRecord] = field(default_factory=list)
     shards: list[ShardRecord] = field(default_factory=list)
 
@@ -166,6 +171,7 @@ class Manifest:
             return cls(
                 Settings(**data["settings"]),
                 data["vocabulary_sha256"],
+                data["vocabulary_from"],
                 slides,
                 [shard_record(shard) for shard in data["shards"]],
             )
@@ -197,11 +203,6 @@ def damaged(where: str, shard: str, what: str) -> InputError:
         "Delete the files of this shard and run `past corpus build` again with the same studies: "
         "it writes what is missing. A copy from elsewhere: delete it from the cache.",
     )
-
-
-def vocabulary_text(vocabulary: Vocabulary) -> str:
-    """The vocabulary as the corpus keeps it; its sha256 tells vocabularies apart."""
-    return json.dumps(vocabulary.as_dict(), sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def text_hash(text: str) -> str:

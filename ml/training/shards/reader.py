@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ml.errors import InputError
 from ml.io.store import DEFAULT_CACHE_BYTES, ObjectStore, content_hash
 from ml.report import Report
-from ml.tokens.vocabulary import Vocabulary
+from ml.tokens.files import GENES, HEAD, VocabularyFile
 from ml.training.shards.build import read_vocabulary
 from ml.training.shards.crops import CropFile
 from ml.training.shards.layout import (
@@ -116,7 +116,7 @@ class Corpus:
         return {**self.__dict__, "_open": OrderedDict()}
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> VocabularyFile:
         """The vocabulary of all shards, or InputError ``corpus.vocabulary_damaged``."""
         assert self._folder is not None
         return read_vocabulary(self._folder / VOCABULARY, self.manifest)
@@ -191,7 +191,7 @@ def _fetch_heads(url: str, folder: Path) -> None:
     import fsspec
 
     files, prefix = fsspec.core.url_to_fs(url)
-    for name in (VOCABULARY, MANIFEST):
+    for name in (f"{VOCABULARY}/{GENES}", f"{VOCABULARY}/{HEAD}", MANIFEST):
         try:
             content = files.cat_file(f"{prefix.rstrip('/')}/{name}")
         except (OSError, KeyError) as error:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from scipy.sparse import csr_matrix, vstack
-
 from ml.errors import InputError
-from ml.io.celltable import CellTable
+from ml.report import Report
+from ml.tokens.build import from_tables
+from ml.tokens.files import VocabularyFile
 from ml.tokens.vocabulary import Vocabulary
+
+# What a corpus calls the technology of slides that do not state theirs.
+UNSTATED = "unstated"
 
 
 @dataclass(frozen=True)
@@ -94,20 +96,65 @@ def read_sources(folder: Path, technology: str = "") -> list[Source]:
     return sources
 
 
-def fitted_vocabulary(sources: list[Source]) -> Vocabulary:
-    """All genes of these slides in order of appearance, with their non-zero means."""
-    symbols: dict[str, int] = {}
-    for source in sources:
-        for symbol in CellTable.open(source.table).symbols:
-            symbols.setdefault(symbol, len(symbols))
-    tables = [_widened(CellTable.open(source.table), symbols) for source in sources]
-    return Vocabulary.fit(csr_matrix(vstack(tables)), list(symbols))
+def fitted_vocabulary(sources: list[Source], report: Report) -> VocabularyFile:
+    """All genes of these slides, with their non-zero means over them in each technology.
+
+    Its provenance names the slides, so that who is held out later can be told from who was not.
+    """
+    found = from_tables([(s.technology or UNSTATED, s.table) for s in sources], report)
+    tables = [
+        {**made_from, "study": s.study, "slide": s.slide, "patient": s.patient}
+        for made_from, s in zip(found.provenance["tables"], sources, strict=True)
+    ]
+    return replace(found, provenance={"tables": tables})
 
 
-def _widened(table: CellTable, symbols: dict[str, int]) -> csr_matrix:
-    """Counts of a table with its genes in the columns that `symbols` gives them."""
-    counts = table.counts()
-    columns = np.array([symbols[symbol] for symbol in table.symbols], np.int32)
-    return csr_matrix(
-        (counts.data, columns[counts.indices], counts.indptr), (table.n_rows, len(symbols))
+def vocabulary_of(vocabulary: VocabularyFile, source: Source) -> Vocabulary:
+    """The vocabulary with the means of a slide's technology.
+
+    Raises:
+        InputError: ``corpus.no_technology`` or ``corpus.unknown_technology``.
+    """
+    name = source.technology or UNSTATED
+    if name in vocabulary.means:
+        return vocabulary.technology(name)
+    known = ", ".join(vocabulary.means)
+    if not source.technology:
+        raise InputError(
+            "corpus.no_technology",
+            source.where,
+            f"The slide does not say its technology; the vocabulary has the means of {known}.",
+            f"Name it, for example: --technology {next(iter(vocabulary.means))}.",
+        )
+    raise InputError(
+        "corpus.unknown_technology",
+        source.where,
+        f"Its technology is {name}; the vocabulary has the non-zero means of {known}.",
+        f"Correct the name, or make a vocabulary with {name} too: past vocab build OUT "
+        f"{name}=TABLE ….",
     )
+
+
+def chosen_sources(
+    sources: list[Source], patients: list[str] | None, slides: list[str] | None
+) -> list[Source]:
+    """The sources of these patients and these slides; all of them where neither is given.
+
+    Raises:
+        InputError: ``study.unknown_slide`` or ``study.unknown_patient``.
+    """
+    for asked, has, what in (
+        (slides, [s.slide for s in sources], "slide"),
+        (patients, [s.patient for s in sources], "patient"),
+    ):
+        unknown = sorted(set(asked or ()) - set(has))
+        if unknown:
+            raise InputError(
+                f"study.unknown_{what}",
+                f"{what}s",
+                f"There is no such measured {what}: {', '.join(unknown)}.",
+                f"There are: {', '.join(dict.fromkeys(has))}.",
+            )
+    if patients is None and slides is None:
+        return sources
+    return [s for s in sources if s.patient in (patients or ()) or s.slide in (slides or ())]

@@ -15,7 +15,7 @@ from ml.io.celltable import write_cell_table
 from ml.io.slides import write_pyramid
 from ml.io.store import content_hash
 from ml.report import ConsoleReport
-from ml.tokens.vocabulary import Vocabulary
+from ml.tokens.files import VocabularyFile
 from ml.training.shards.build import build_corpus
 from ml.training.shards.cut import SlideCells, shard_arrays
 from ml.training.shards.layout import (
@@ -25,8 +25,6 @@ from ml.training.shards.layout import (
     Settings,
     ShardRecord,
     SlideRecord,
-    text_hash,
-    vocabulary_text,
 )
 from ml.training.shards.sources import read_sources
 
@@ -154,7 +152,8 @@ def write_large(
     lengths = np.clip(rng.gamma(4, expressed / 4, cells), 8, genes).astype(np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     near = np.arange(cells)[:, None] + rng.integers(-300, 300, (cells, 8))
-    vocabulary = Vocabulary(tuple(f"G{i}" for i in range(genes)), np.ones(genes, np.float32))
+    names = tuple(f"G{i}" for i in range(genes))
+    vocabulary = VocabularyFile(("",) * genes, names, {"Xenium": np.ones(genes)})
     whole = SlideCells(
         row=np.arange(cells, dtype=np.uint32),
         xy_px=np.zeros((cells, 2), np.float32),
@@ -168,11 +167,11 @@ def write_large(
         left_out=0,
         genes_left_out=0,
     )
-    text = vocabulary_text(vocabulary)
-    manifest = Manifest(Settings(crops="none"), text_hash(text))
+    manifest = Manifest(Settings(crops="none"), vocabulary.sha256)
     out.mkdir(parents=True)
+    vocabulary.save(out / VOCABULARY)
     first = out / "one.safetensors"
-    save_file(shard_arrays(whole, 0, cells, vocabulary), first)
+    save_file(shard_arrays(whole, 0, cells, vocabulary.technology("Xenium")), first)
     written = content_hash(first)
     for number in range(shards):
         record = ShardRecord(
@@ -190,6 +189,5 @@ def write_large(
             )
         )  # fmt: skip
     first.unlink()
-    (out / VOCABULARY).write_text(text)
     (out / MANIFEST).write_text(manifest.as_json())
     return out

@@ -17,13 +17,15 @@ from scipy.spatial import cKDTree
 
 from ml.errors import InputError
 from ml.io.celltable import CellTable
+from ml.io.store import content_hash
+from ml.tokens.files import VocabularyFile
 from ml.tokens.rank import rank_tokens
 from ml.tokens.vocabulary import Vocabulary
 from ml.training.shards.build import build_corpus
 from ml.training.shards.commands import add_commands
 from ml.training.shards.layout import Manifest, Settings
 from ml.training.shards.reader import Corpus
-from ml.training.shards.sources import read_sources
+from ml.training.shards.sources import Source, read_sources
 from tests.ml.training.corpora import GENES, Said, built, files_of, write_study
 
 
@@ -51,7 +53,7 @@ def test_every_cell_with_tokens_is_in_one_shard_and_the_others_are_reported(
         tmp_path / "corpus", read_sources(study), report, settings=Settings("none", shard_cells=60)
     )
     assert result == {"cells": 294, "left_out": 6, "slides": 2, "shards": 6, "added": 2}
-    assert "study s, slide S0: 3 of 150 rows express no gene" in report.lines[0]
+    assert "study s, slide S0: 3 of 150 rows express no gene" in " ".join(report.lines)
     opened = Corpus(tmp_path / "corpus")
     for slide in (0, 1):
         shards = [i for i, s in enumerate(opened.manifest.shards) if s.slide == slide]
@@ -62,7 +64,7 @@ def test_every_cell_with_tokens_is_in_one_shard_and_the_others_are_reported(
 
 def test_tokens_and_counts_of_every_cell_are_the_tables(study: Path, corpus: Path) -> None:
     opened = Corpus(corpus)
-    vocabulary = opened.vocabulary
+    vocabulary = opened.vocabulary.technology("Xenium")
     for index, record in enumerate(opened.manifest.shards):
         table = CellTable.open(study / f"cells/S{record.slide}.zarr")
         counts = table.counts()
@@ -116,10 +118,12 @@ def test_ids_name_patients_sites_and_technologies(corpus: Path) -> None:
 def test_appending_adds_shards_and_changes_none(study: Path, tmp_path: Path) -> None:
     out = built(tmp_path / "corpus", study)
     before = files_of(out)
-    # Without a vocabulary of its own, a study is brought to the corpus's.
+    # A study is brought to the corpus's vocabulary.
     more = write_study(tmp_path / "more", "t", 1, seed=9, genes=[*GENES[5:], "NEW"])
     report = Said()
-    result = build_corpus(out, [*read_sources(study, "Xenium"), *read_sources(more)], report)
+    result = build_corpus(
+        out, [*read_sources(study, "Xenium"), *read_sources(more, "Xenium")], report
+    )
     after = files_of(out)
     assert (result["slides"], result["added"]) == (3, 1)
     assert {k: v for k, v in after.items() if k in before and k != "corpus.json"} == {
@@ -144,12 +148,12 @@ def refused(code: str, out: Path, *studies: Path, **how: object) -> InputError:
 
 def test_another_vocabulary_or_setting_is_refused(study: Path, tmp_path: Path) -> None:
     out = built(tmp_path / "corpus", study)
-    other = Vocabulary(tuple(reversed(GENES)), np.ones(len(GENES), np.float32))
+    other = VocabularyFile(("",) * 40, tuple(reversed(GENES)), {"Xenium": np.ones(40)})
     more = write_study(tmp_path / "more", "t", 1, seed=9)
     refused("corpus.other_vocabulary", out, more, vocabulary=other)
     error = refused("corpus.other_settings", out, more, settings=Settings(crops="jpeg"))
     assert "crops none" in error.what
-    (out / "vocabulary.json").write_text("{}")
+    (out / "vocabulary/genes.csv").write_text("gene_id,symbol,Xenium\n")
     refused("corpus.vocabulary_damaged", out, more)
 
 
@@ -215,15 +219,16 @@ def test_missing_files_are_written_again(study: Path, tmp_path: Path) -> None:
     assert files_of(out) == before
 
 
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers())
+    given = parser.parse_args(words)
+    return int(given.run(given))
+
+
 def test_the_command_builds_shows_and_verifies(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def main(words: list[str]) -> int:
-        parser = argparse.ArgumentParser()
-        add_commands(parser.add_subparsers())
-        given = parser.parse_args(words)
-        return int(given.run(given))
-
     out = str(tmp_path / "corpus")
     assert main(["corpus", "build", out, str(study), "--crops", "none", "--slides", "S1"]) == 0
     assert json.loads(capsys.readouterr().out)["cells"] == 147
@@ -235,3 +240,68 @@ def test_the_command_builds_shows_and_verifies(
     assert main(["corpus", "verify", out]) == 0
     with pytest.raises(InputError, match="corpus was built with crops none"):
         main(["corpus", "build", out, str(study), "--crops", "uint8"])
+
+
+class TestVocabularyOfSlides:
+    """Which means a slide is tokenised with, and which slides the means were fitted to."""
+
+    @pytest.fixture
+    def two(self, tmp_path: Path) -> list[Source]:
+        """A slide of each of two technologies."""
+        first = read_sources(write_study(tmp_path / "x", "x", 1, seed=1), "Xenium")
+        second = read_sources(write_study(tmp_path / "c", "c", 1, seed=2), "CosMx")
+        return [*first, *second]
+
+    def test_each_technology_has_means_of_its_own(self, two: list[Source], tmp_path: Path) -> None:
+        build_corpus(tmp_path / "corpus", two, Said(), settings=Settings("none"))
+        corpus = Corpus(tmp_path / "corpus")
+        assert list(corpus.vocabulary.means) == ["Xenium", "CosMx"]
+        for index, source in enumerate(two):
+            own = corpus.vocabulary.technology(source.technology)
+            table = CellTable.open(source.table)
+            assert own.nonzero_means == pytest.approx(
+                Vocabulary.fit(table.counts(), table.symbols).nonzero_means, rel=1e-6
+            )
+            shard = corpus.shard(index)
+            expected = rank_tokens(table.counts(), own, len(GENES))[shard.arrays["row"][0]]
+            assert shard.ids[: shard.starts[1]].tolist() == expected[expected >= 30].tolist()
+
+    def test_means_are_of_the_slides_that_were_named(
+        self, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out, words = tmp_path / "corpus", ["--crops", "none", "--technology", "Xenium"]
+        assert (
+            main(["corpus", "build", str(out), str(study), *words, "--fit-on-patients", "P1"]) == 0
+        )
+        corpus = Corpus(out)
+        (fitted,) = corpus.manifest.vocabulary_from["tables"]
+        table = study / "cells/S1.zarr"
+        assert (fitted["patient"], fitted["slide"]) == ("P1", "S1")
+        assert fitted["sha256"] == content_hash(table)[0]
+        assert corpus.vocabulary.means["Xenium"] == pytest.approx(
+            Vocabulary.fit(CellTable.open(table).counts(), GENES).nonzero_means, rel=1e-6
+        )
+        with pytest.raises(InputError, match="fitted to other slides"):
+            main(["corpus", "build", str(out), str(study), *words, "--fit-on-slides", "S0"])
+        with pytest.raises(InputError, match="no such measured patient: Q7"):
+            main(["corpus", "build", str(out), str(study), *words, "--fit-on-patients", "Q7"])
+
+    def test_a_vocabulary_file_is_used_as_it_is(self, two: list[Source], tmp_path: Path) -> None:
+        given = VocabularyFile(("",) * 40, tuple(reversed(GENES)), {"Xenium": np.arange(1.0, 41)})
+        given.save(tmp_path / "vocabulary")
+        place = tmp_path / "x"
+        words = ["corpus", "build", str(tmp_path / "corpus"), str(place), "--crops", "none"]
+        words += ["--vocabulary", str(tmp_path / "vocabulary")]
+        with pytest.raises(InputError, match="has the means of Xenium") as caught:
+            main(words)
+        assert (caught.value.code, "--technology Xenium" in caught.value.remedy) == (
+            "corpus.no_technology", True,
+        )  # fmt: skip
+        with pytest.raises(InputError, match="technology is Xenia") as caught:
+            main([*words, "--technology", "Xenia"])
+        assert caught.value.code == "corpus.unknown_technology"
+        assert not (tmp_path / "corpus/corpus.json").exists()
+        assert main([*words, "--technology", "Xenium"]) == 0
+        assert Corpus(tmp_path / "corpus").vocabulary.symbols == given.symbols
+        with pytest.raises(InputError, match="technology is CosMx"):
+            build_corpus(tmp_path / "corpus", two, Said())
