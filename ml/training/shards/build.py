@@ -219,7 +219,12 @@ class _Builder:
             return False
         vocabulary = vocabulary_of(self.vocabulary, source)
         cells = read_cells(table, source.mpp, vocabulary, self.manifest.settings, source.where)
-        record = replace(record, left_out=cells.left_out, genes_left_out=cells.genes_left_out)
+        record = replace(
+            record,
+            left_out=cells.left_out,
+            genes_left_out=cells.genes_left_out,
+            panel=self.manifest.panel_number(cells.panel),
+        )
         self._tell(record, source)
         shards = self._shards(record, index, source, cells)
         if known:
@@ -247,6 +252,7 @@ class _Builder:
             rows=table.n_rows,
             left_out=0,
             genes_left_out=0,
+            panel=-1,
             sides_um=crop_sides(table.row_kind, table.spot_diameter_um),
             table_sha256=content_hash(source.table)[0],
             slide_sha256="" if settings.crops == "none" else content_hash(source.image)[0],

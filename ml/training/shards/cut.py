@@ -29,7 +29,7 @@ class SlideCells:
         xy_px: (n, 2) float32 level-0 pixels; `xy_um` the same in µm.
         starts, ids, counts: ragged tokens with the raw counts of their genes.
         neighbours, distances: (n, k) positions in this order (−1: none), and µm.
-        panel: positions in the vocabulary of the genes measured.
+        panel: positions in the vocabulary of the genes measured, in order.
         left_out: rows of the table without a token.
         genes_left_out: genes of the table that the vocabulary does not have.
     """
@@ -42,7 +42,7 @@ class SlideCells:
     counts: NDArray[np.uint32]
     neighbours: NDArray[np.int32]
     distances: NDArray[np.float32]
-    panel: NDArray[np.uint32]
+    panel: NDArray[np.int64]
     left_out: int
     genes_left_out: int
 
@@ -83,7 +83,7 @@ def read_cells(
         ranked,
         neighbours,
         distances,
-        np.sort(positions).astype(np.uint32),
+        np.sort(positions),
         table.n_rows - len(kept),
         len(table.symbols) - len(positions),
     )
@@ -135,7 +135,6 @@ def shard_arrays(cells: SlideCells, first: int, stop: int, vocabulary: Vocabular
         "row": cells.row[rows],
         "neighbours": np.where(near < 0, -1, local).astype(np.int32),
         "distances": cells.distances[first:stop],
-        "panel": cells.panel,
     }
 
 

@@ -19,13 +19,13 @@ that are neighbours of its own but belong to another shard. So every shard stand
 ``row``             n+h uint32   row of the cell table
 ``neighbours``      n, 8 int32   nearest rows of this shard within the radius; −1: no more
 ``distances``       n, 8 float32 how far they are, in µm
-``panel``           uint32       positions in the vocabulary of the genes that were measured
 ``crop_starts``     2n+1 uint64  where each crop starts in the crop file (JPEG only)
 ``crop_crc``        n uint32     CRC-32 of both crops of a row
 =================== ============ ================================================================
 
-Patient, slide, site and technology are the same for all cells of a shard: the manifest has them,
-and numbers them in order of appearance, which appending does not change.
+Patient, slide, site, technology and the panel of genes that were measured are the same for all
+cells of a shard: the manifest has them, and numbers them in order of appearance, which appending
+does not change.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class SlideRecord:
     Attributes:
         rows, left_out: rows of its table, and how many of them have no token.
         genes_left_out: genes of the table that the vocabulary does not have.
+        panel: number of the panel of its genes (`Manifest.panels`).
         sides_um: sides of the context and the cell crop.
         identity: sha256 of everything its shards were made from.
     """
@@ -110,6 +111,7 @@ class SlideRecord:
     rows: int
     left_out: int
     genes_left_out: int
+    panel: int
     sides_um: tuple[float, float]
     table_sha256: str
     slide_sha256: str
@@ -122,11 +124,14 @@ class Manifest:
 
     `vocabulary_from` is the vocabulary's provenance: where its means were fitted to tables,
     ``tables`` lists them with their sha256, and with patient and slide where they are known.
+    `panels` are different sets of measured genes, as runs of positions in the vocabulary: from,
+    to, from, to …, each end excluded.
     """
 
     settings: Settings
     vocabulary_sha256: str
     vocabulary_from: dict[str, Any] = field(default_factory=dict)
+    panels: list[list[int]] = field(default_factory=list)
     slides: list[SlideRecord] = field(default_factory=list)
     shards: list[ShardRecord] = field(default_factory=list)
 
@@ -142,6 +147,25 @@ class Manifest:
             "site": _unique(f"{s.study}/{s.site}" for s in self.slides),
             "technology": _unique(s.technology for s in self.slides),
         }
+
+    def panel_number(self, positions: NDArray[np.int64]) -> int:
+        """Number of the panel of these genes, given in order; a new panel is added."""
+        edges = np.flatnonzero(np.diff(positions) != 1)
+        first = positions[np.append(0, edges + 1)]
+        last = positions[np.append(edges, len(positions) - 1)]
+        runs = np.stack([first, last + 1], axis=1).ravel().tolist()
+        if runs not in self.panels:
+            self.panels.append(runs)
+        return self.panels.index(runs)
+
+    def measured(self, genes: int) -> NDArray[np.bool_]:
+        """Which genes of the vocabulary each slide's panel has: (slides, genes)."""
+        panels = np.zeros((len(self.panels), genes), bool)
+        for number, runs in enumerate(self.panels):
+            for first, stop in zip(runs[::2], runs[1::2], strict=True):
+                panels[number, first:stop] = True
+        found: NDArray[np.bool_] = panels[[slide.panel for slide in self.slides]]
+        return found
 
     def as_json(self) -> str:
         head = {"format": FORMAT, "schema": SCHEMA, "rows": self.rows}
@@ -172,6 +196,7 @@ class Manifest:
                 Settings(**data["settings"]),
                 data["vocabulary_sha256"],
                 data["vocabulary_from"],
+                data["panels"],
                 slides,
                 [shard_record(shard) for shard in data["shards"]],
             )

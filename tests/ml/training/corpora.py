@@ -163,11 +163,11 @@ def write_large(
         counts=rng.integers(1, 300, starts[-1]).astype(np.uint32),
         neighbours=np.clip(near, 0, cells - 1).astype(np.int32),
         distances=rng.uniform(4, 60, (cells, 8)).astype(np.float32),
-        panel=np.arange(genes, dtype=np.uint32),
+        panel=np.arange(genes),
         left_out=0,
         genes_left_out=0,
     )
-    manifest = Manifest(Settings(crops="none"), vocabulary.sha256)
+    manifest = Manifest(Settings(crops="none"), vocabulary.sha256, panels=[[0, genes]])
     out.mkdir(parents=True)
     vocabulary.save(out / VOCABULARY)
     first = out / "one.safetensors"
@@ -185,7 +185,7 @@ def write_large(
         manifest.slides.append(
             SlideRecord(
                 "large", f"S{number}", f"P{number // 2}", "A", "Xenium", "cell", 0.25, cells, 0, 0,
-                (112.0, 28.0), "", "", str(number),
+                0, (112.0, 28.0), "", "", str(number),
             )
         )  # fmt: skip
     first.unlink()

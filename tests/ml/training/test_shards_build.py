@@ -132,7 +132,8 @@ def test_appending_adds_shards_and_changes_none(study: Path, tmp_path: Path) -> 
     assert "study t, slide S0: 1 genes are not in the vocabulary." in report.lines
     opened = Corpus(out)
     assert opened.manifest.slides[2].study == "t"
-    assert opened.shard(2).arrays["panel"].tolist() == list(range(5, 40))
+    measured = opened.manifest.measured(40)
+    assert measured[:2].all() and np.flatnonzero(measured[2]).tolist() == list(range(5, 40))
 
 
 def refused(code: str, out: Path, *studies: Path, **how: object) -> InputError:
