@@ -70,6 +70,15 @@ class CellEncoder(nn.Module):
         """Token ids (n, L ≤ context) → cell embeddings (n, dim); no tokens give zeros."""
         return self.pooled(list(self.encoded(tokens)))
 
+    @torch.no_grad()
+    def constant(self, tokens: Tensor) -> Tensor:
+        """The same embeddings as constants: without dropout and without gradients."""
+        training = self.training
+        try:
+            return self.eval()(tokens)  # type: ignore[no-any-return]
+        finally:
+            self.train(training)
+
     def encoded(self, tokens: Tensor) -> Iterator[Encoded]:
         """Hidden states of all positions of cells (n, L).
 

@@ -131,9 +131,8 @@ class Member(nn.Module):
         k = cells.neighbour_tokens.shape[1]
         if self.cell_neighbourhood is None or not k:
             return own
-        with torch.set_grad_enabled(self.through and torch.is_grad_enabled()):
-            near = self.cell_encoder(cells.neighbour_tokens.flatten(0, 1))
-        near = near.reshape(len(own), k, -1)
+        encode = self.cell_encoder if self.through else self.cell_encoder.constant
+        near = encode(cells.neighbour_tokens.flatten(0, 1)).reshape(len(own), k, -1)
         out: Tensor = self.cell_neighbourhood(own, near, cells.distance_um, cells.absent)
         return out
 
