@@ -44,7 +44,20 @@ def is_declined(share: float | None) -> bool:
 
 
 def fit_density(model: PAST, train: Corpus, held_out: dict[str, Corpus]) -> dict[str, Any]:
-    """Give a trained model the density of its training rows.
+    """Give a trained model the density of its training rows, and say how much of others it takes.
+
+    See `fit_density_of`.
+    """
+    found = {
+        name: described(model, corpus, spread(corpus.measured, FIT_ROWS))
+        for name, corpus in held_out.items()
+    }
+    rows = described(model, train, spread(train.measured, FIT_ROWS))
+    return fit_density_of(model, rows, found)
+
+
+def fit_density_of(model: PAST, rows: Tensor, held_out: dict[str, Tensor]) -> dict[str, Any]:
+    """Give a trained model the density of its training rows (n, inputs).
 
     The threshold is the `QUANTILE` of the validation patients' rows, for rows that the density was
     fitted to lie nearer than others; without a validation part it is that of the training rows.
@@ -53,13 +66,9 @@ def fit_density(model: PAST, train: Corpus, held_out: dict[str, Corpus]) -> dict
         threshold, quantile, decline_above, threshold_from, and the share of rows beyond the
         threshold for each held-out part (``validation_share``, ``test_share``).
     """
-    rows = described(model, train, spread(train.measured, FIT_ROWS))
     density = Density.fit(rows)
     part = "validation" if "validation" in held_out else "training"
-    distances = {
-        name: density.distance(described(model, corpus, spread(corpus.measured, FIT_ROWS)))
-        for name, corpus in held_out.items()
-    }
+    distances = {name: density.distance(of) for name, of in held_out.items()}
     basis = distances.get("validation")
     if basis is None:
         basis = density.distance(rows)
