@@ -35,7 +35,13 @@ class CropBatch(NamedTuple):
     cell: Tensor
 
 
-ImageBatch = FeatureBatch | CropBatch
+class EmbeddedBatch(NamedTuple):
+    """Image embeddings (n, dim) of rows, computed before; for training what lies behind them."""
+
+    embeddings: Tensor
+
+
+ImageBatch = FeatureBatch | CropBatch | EmbeddedBatch
 
 
 class CellBatch(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from torch import nn
 
@@ -12,46 +11,21 @@ from ml.models.vit import EMBEDDINGS, VisionTransformer
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 
 
-def parameter_groups(
-    encoder: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 0.75
-) -> list[dict[str, Any]]:
-    """Groups for an optimiser, with learning rates that fall towards the image.
+def layer_scale(model: nn.Module, name: str, decay: float) -> float:
+    """Share of the learning rate that a parameter of an image encoder has by its depth.
 
-    What lies after the blocks learns at `learning_rate`, the last block at `layer_decay` times
-    that, and so on to the embeddings. Norms, biases, LayerScale and the embeddings of class token,
-    registers and positions are not decayed.
+    What lies after the blocks learns at the full rate, the last block at `decay` times that, and so
+    on to the embeddings. An encoder without blocks learns at the full rate throughout.
 
     Args:
-        encoder: holds one `VisionTransformer`; frozen parameters are left out.
-        learning_rate: the highest.
-        weight_decay: of the matrices.
-        layer_decay: factor from a layer to the one before it.
-
-    Returns:
-        Dicts with ``params``, ``lr``, ``weight_decay`` and ``lr_scale``, the share of
-        `learning_rate`: a schedule that sets rates must multiply by it or it undoes them.
-
-    Raises:
-        ValueError: the encoder has no or several vision transformers.
+        model: holds the encoder, one `VisionTransformer` or none.
+        name: of the parameter in it.
     """
-    depth = transformer(encoder).shape.depth
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    for name, parameter in encoder.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        layer, decayed = layer_of(name, depth), is_decayed(name, parameter)
-        scale = layer_decay ** (depth + 1 - layer)
-        group = groups.setdefault(
-            (layer, decayed),
-            {
-                "params": [],
-                "lr": learning_rate * scale,
-                "lr_scale": scale,
-                "weight_decay": weight_decay if decayed else 0.0,
-            },
-        )
-        group["params"].append(parameter)
-    return [groups[key] for key in sorted(groups)]
+    found = [part for part in model.modules() if isinstance(part, VisionTransformer)]
+    if len(found) != 1:
+        return 1.0
+    depth = found[0].shape.depth
+    return float(decay ** (depth + 1 - layer_of(name, depth)))
 
 
 def layer_of(name: str, depth: int) -> int:

@@ -26,9 +26,10 @@ from ml.evaluation.metrics import Floats, paired_difference, pearson, summary
 from ml.models.config import Architecture, ModelConfig
 from ml.models.past import LossWeights, Member
 from ml.report import Report
-from ml.training.align import AlignSettings
 from ml.training.corpus import Corpus, Section
-from ml.training.loop import Settings, Trainer
+from ml.training.engine import Optimisation
+from ml.training.loop import Trainer
+from ml.training.memory import phases
 from ml.training.prepare import (
     SectionInput,
     Start,
@@ -38,6 +39,7 @@ from ml.training.prepare import (
     read_images,
     read_tables,
 )
+from ml.training.settings import AlignSettings, Settings
 from ml.training.start import left_out_pcc, set_start
 
 GENES = 500
@@ -56,10 +58,10 @@ SETTINGS = Settings(
     epochs=EPOCHS,
     batch=128,
     learning_rate=1e-3,
-    weight_decay=0.1,
     patience=EPOCHS,
-    losses=LossWeights(contrast=0.05, near_um=150.0),
+    losses=LossWeights(contrast=0.0, masked_gene=0.0),
     align=AlignSettings(epochs=0),
+    optimisation=Optimisation(weight_decay=0.1),
 )
 PREDICTORS = ("PAST", "frozen-encoder ridge", "colour ridge", "mean")
 
@@ -251,9 +253,11 @@ def _train(start: Start, validation: Corpus | None, settings: Settings, report: 
     def begin(member: Member) -> None:
         set_start(member, start.train, start.loadings, start.ridge)
 
+    quiet = _Quiet(report)
     trainer = Trainer(
-        start.model, start.train, validation, settings, begin, None, _Quiet(report), "trial"
-    )
+        start.model, phases(start.model, start.train, validation, settings, quiet),
+        settings.optimisation, begin, None, quiet, "trial", settings.seed,
+    )  # fmt: skip
     trainer.run()
     return trainer
 
@@ -281,7 +285,7 @@ def _choose(training: list[Section], config: ModelConfig, epochs: int, report: R
         start = build(_with_rank(narrowed, rank), [s for s in seen if s is not left_out])
         settings = replace(SETTINGS, epochs=epochs, patience=epochs + 1)
         trainer = _train(start, Corpus([left_out], narrowed), settings, report)
-        curve += np.array(trainer.validation_curve) / len(seen)
+        curve += np.array([r["validation_pcc"] for r in trainer.history]) / len(seen)
     report.log("inner Pearson by epoch: " + " ".join(f"{v:.3f}" for v in curve))
     best = int(np.argmax(curve))
     return Chosen(widest, rank, best, float(curve[best]))

@@ -195,9 +195,9 @@ class Corpus(ImageSource):
         deviation[deviation < 1e-4] = 1.0
         return mean.astype(np.float32), deviation.astype(np.float32)
 
-    def cells(self, rows: Rows, device: torch.device) -> CellBatch:
-        """What is measured of some rows."""
-        near = self._near[rows]
+    def cells(self, rows: Rows, device: torch.device, neighbours: bool = True) -> CellBatch:
+        """What is measured of some rows, and of their neighbours where these are asked for."""
+        near = self._near[rows] if neighbours else self._near[rows, :0]
         tokens = self._tokens_of(np.concatenate([rows, near.ravel()]))
 
         def there(values: NDArray[Any]) -> Tensor:
@@ -205,8 +205,8 @@ class Corpus(ImageSource):
 
         return CellBatch(
             tokens=there(tokens[: len(rows)]),
-            neighbour_tokens=there(tokens[len(rows) :].reshape(*near.shape, -1)),
-            distance_um=there(self._distance[rows]),
+            neighbour_tokens=there(tokens[len(rows) :].reshape(*near.shape, tokens.shape[1])),
+            distance_um=there(self._distance[rows, : near.shape[1]]),
             absent=there(near < 0),
             counts=there(self.counts[rows].toarray().astype(np.float32)),
             totals=there(self.totals[rows].astype(np.float32)),
@@ -214,6 +214,14 @@ class Corpus(ImageSource):
             xy_um=there(self.xy_um[rows].astype(np.float32)),
             slide=there(self.section[rows]),
         )
+
+    def where(self, rows: Rows) -> dict[str, list[int]]:
+        """The same rows by slide code and row of its table."""
+        section = self.section[rows]
+        return {
+            self.sections[i].code: (rows[section == i] - self.offsets[i]).tolist()
+            for i in np.unique(section).tolist()
+        }
 
     def _tokens_of(self, rows: Rows) -> NDArray[Any]:
         """Tokens of some rows, padding alone for row −1."""

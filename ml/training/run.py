@@ -14,9 +14,11 @@ from ml.evaluation.evaluate import evaluate
 from ml.evaluation.splits import Unit, audit
 from ml.models import checkpoint
 from ml.models.past import LossWeights, Member
-from ml.training.align import AlignSettings
 from ml.training.corpus import Corpus
-from ml.training.loop import Settings, Trainer
+from ml.training.engine import Optimisation
+from ml.training.loop import Trainer
+from ml.training.memory import ALIGNMENT, EXPRESSION, phases
+from ml.training.metrics import Metrics
 from ml.training.prepare import (
     SectionInput,
     architecture_of,
@@ -26,6 +28,7 @@ from ml.training.prepare import (
     read_images,
     read_tables,
 )
+from ml.training.settings import AlignSettings, Settings
 from ml.training.start import set_start
 from ml.training.trust import fit_density
 
@@ -42,11 +45,13 @@ def settings_of(params: dict[str, Any]) -> Settings:
         InputError: ``train.epochs`` or ``train.setting``.
     """
     own = dict(params.get("settings") or {})
-    losses = replace(LossWeights(), **_known(own.pop("losses", {}), LossWeights, "settings.losses"))
-    align = replace(
-        AlignSettings(), **_known(own.pop("align", {}), AlignSettings, "settings.align")
-    )
-    _known(own, Settings, "settings", {"losses", "align", "epochs", "seed"})
+    nested: dict[str, Any] = {
+        name: replace(default, **_known(own.pop(name, {}), type(default), f"settings.{name}"))
+        for name, default in (
+            ("losses", LossWeights()), ("align", AlignSettings()), ("optimisation", Optimisation()),
+        )
+    }  # fmt: skip
+    _known(own, Settings, "settings", {*nested, "epochs", "seed"})
     epochs = params.get("epochs") or Settings.epochs
     if epochs < 1:
         raise InputError("train.epochs", "epochs", f"{epochs} is not positive.", "Give 1 or more.")
@@ -55,8 +60,7 @@ def settings_of(params: dict[str, Any]) -> Settings:
         **own,
         epochs=int(epochs),
         seed=int(params.get("seed") or 0),
-        losses=losses,
-        align=align,
+        **nested,
     )
 
 
@@ -138,13 +142,14 @@ def run(
 
     trainer = Trainer(
         start.model,
-        start.train,
-        held_out.get("validation"),
-        settings,
+        phases(start.model, start.train, held_out.get("validation"), settings, report),
+        settings.optimisation,
         begin,
         work / "checkpoint",
         report,
         identity=str(config.provenance),
+        seed=settings.seed,
+        metrics=Metrics(work),
     )
     trainer.run(report.progress)
 
@@ -158,11 +163,8 @@ def run(
         "n_genes": len(tables.symbols),
         "n_rows": len(start.train.measured),
         "scope": scope,
-        "epochs": sum(record.get("epoch", 0) > 0 for record in trainer.history),
         "seconds": time.perf_counter() - began,
-        "cells_per_s": trainer.rows_seen / max(trainer.seconds["expression"], 1e-9),
-        "alignment_epochs": sum("alignment_epoch" in record for record in trainer.history),
-        "alignment_seconds": trainer.seconds["alignment"],
+        **_training_totals(trainer),
     }
     return {
         "model": "model",
@@ -173,6 +175,21 @@ def run(
             {"part": part, "path": "evaluation", "metrics": metrics[part]} for part in held_out
         ],
         "config": {**config.as_dict(), "settings": asdict(settings)},
+    }
+
+
+def _training_totals(trainer: Trainer) -> dict[str, float]:
+    """Epochs, speed and time of both phases."""
+    epochs = {
+        phase: sum(r["phase"] == phase and r["epoch"] > 0 for r in trainer.history)
+        for phase in (EXPRESSION, ALIGNMENT)
+    }
+    seconds = trainer.seconds.get(EXPRESSION, 0.0)
+    return {
+        "epochs": epochs[EXPRESSION],
+        "cells_per_s": trainer.rows_seen.get(EXPRESSION, 0) / max(seconds, 1e-9),
+        "alignment_epochs": epochs[ALIGNMENT],
+        "alignment_seconds": trainer.seconds.get(ALIGNMENT, 0.0),
     }
 
 

@@ -8,6 +8,8 @@ import torch
 from ml.models import finetune, lora
 from ml.models.conch import ConchImage
 from ml.models.vit import Shape, VisionTransformer
+from ml.training.engine import Optimisation
+from ml.training.optimiser import parameter_groups, set_rate
 
 SHAPE = Shape(
     size=32, dim=24, depth=4, heads=3, hidden=40, swiglu=True, layer_scale=0.3, registers=2
@@ -25,31 +27,40 @@ def image():
     return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
+def grouped(encoder, rate=1.0, layer_decay=0.5, decay=0.05):
+    """The group that training puts each parameter of an image encoder into."""
+    member = torch.nn.ModuleDict({"image_encoder": torch.nn.ModuleDict({"encoder": encoder})})
+    how = Optimisation(weight_decay=decay, encoder_scale=1.0, layer_decay=layer_decay)
+    optimiser = torch.optim.AdamW(parameter_groups(member, how), lr=rate)
+    set_rate(optimiser, rate)
+    return {id(p): group for group in optimiser.param_groups for p in group["params"]}
+
+
 def test_rates_fall_towards_the_image_and_each_parameter_is_in_one_group(vit):
-    groups = finetune.parameter_groups(vit, 1e-3, 0.05, layer_decay=0.5)
-    grouped = [id(p) for group in groups for p in group["params"]]
-    assert sorted(grouped) == sorted(id(p) for p in vit.parameters())
-    of = {id(p): group for group in groups for p in group["params"]}
+    of = grouped(vit, rate=1e-3)
+    assert of.keys() == {id(p) for p in vit.parameters()}
     rates = [
         of[id(p)]["lr"]
         for p in (vit.patch_embed.proj.weight, *(b.attn.qkv.weight for b in vit.blocks),
                   vit.norm.weight)
     ]  # fmt: skip
     assert rates == pytest.approx([1e-3 * 0.5**k for k in (5, 4, 3, 2, 1, 0)])
-    assert all(group["lr"] == pytest.approx(1e-3 * group["lr_scale"]) for group in groups)
     for name, parameter in vit.named_parameters():
         spared = parameter.ndim == 1 or name in ("cls_token", "reg_token", "pos_embed")
         assert of[id(parameter)]["weight_decay"] == (0.0 if spared else 0.05), name
-    torch.optim.AdamW(groups)
 
 
 def test_groups_reach_through_what_holds_the_transformer():
     tower = ConchImage(Shape(size=32, dim=24, depth=2, heads=3), outputs=16, heads=2)
-    groups = finetune.parameter_groups(torch.nn.Sequential(tower), 1.0, 0.1, layer_decay=0.5)
-    of = {id(p): group for group in groups for p in group["params"]}
+    of = grouped(torch.nn.Sequential(tower))
     assert of[id(tower.trunk.pos_embed)]["lr_scale"] == 0.5**3
     assert of[id(tower.ln_contrast.weight)]["lr_scale"] == 1.0
     assert of[id(tower.attn_pool_contrast.query)]["weight_decay"] == 0.0
+
+
+def test_an_encoder_without_blocks_learns_at_one_rate():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    assert {group["lr_scale"] for group in grouped(network).values()} == {1.0}
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 4])
@@ -60,15 +71,14 @@ def test_freezing_up_to_a_block(vit, image, blocks):
         number = finetune.layer_of(name, 4)
         trained = blocks == 0 or number > blocks
         assert (parameter.grad is not None) == trained, name
-    kept = [p for group in finetune.parameter_groups(vit, 1, 0) for p in group["params"]]
-    assert all(p.requires_grad for p in kept)
+    assert grouped(vit).keys() == {id(p) for p in vit.parameters() if p.requires_grad}
 
 
 def test_freezing_more_than_there_is_is_refused(vit):
     with pytest.raises(ValueError, match="5 of 4"):
         finetune.freeze(vit, 5)
     with pytest.raises(ValueError, match="0 vision transformers"):
-        finetune.parameter_groups(torch.nn.Linear(2, 2), 1, 0)
+        finetune.freeze(torch.nn.Linear(2, 2), 1)
 
 
 def test_checkpointed_gradients_are_the_same(vit, image):
@@ -137,6 +147,6 @@ def test_what_cannot_be_adapted_is_refused(vit):
 
 def test_adapted_layers_learn_at_the_rate_of_their_block(vit):
     lora.adapt(vit, rank=2)
-    groups = finetune.parameter_groups(vit, 1.0, 0.1, layer_decay=0.5)
-    assert [group["lr_scale"] for group in groups] == [0.5**k for k in (4, 3, 2, 1)]
+    groups = {id(group): group for group in grouped(vit).values()}.values()
+    assert sorted(group["lr_scale"] for group in groups) == [0.5**k for k in (4, 3, 2, 1)]
     assert all(len(group["params"]) == 4 for group in groups)
