@@ -50,9 +50,7 @@ class Step:
             member.image_encoder.compile()
         network: nn.Module = member
         if ranks.size > 1:
-            network = DistributedDataParallel(
-                member, device_ids=[device] if cuda else None, broadcast_buffers=False
-            )
+            network = DistributedDataParallel(member, device_ids=[device] if cuda else None)
         return cls(member, network, losses, ranks, _precision(how.precision, device))
 
     def gradients(self, batches: list[Batch], seeds: list[int]) -> Losses:
