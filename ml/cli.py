@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from ml.io.commands import add_commands
     from ml.tokens.commands import add_commands as add_vocabulary
+    from ml.training.commands import add_commands as add_training
     from ml.training.shards.commands import add_commands as add_corpus
 
     parser = argparse.ArgumentParser(prog="past", description=f"{__doc__} {NOTICE}")
@@ -37,24 +38,10 @@ def _parser() -> argparse.ArgumentParser:
     add_commands(commands)
     add_vocabulary(commands)
     add_corpus(commands)
-    _add_train(commands)
+    add_training(commands)
     _add_predict(commands)
     _add_trial(commands)
     return parser
-
-
-def _add_train(commands: Any) -> None:
-    train = commands.add_parser("train", help="train a model on a converted study")
-    train.add_argument("study", type=Path, help="folder that `past convert` wrote")
-    train.add_argument("out", type=Path, help="folder for model/ and evaluation/")
-    train.add_argument("--validation", nargs="*", default=[], metavar="SLIDE")
-    train.add_argument("--test", nargs="*", default=[], metavar="SLIDE")
-    train.add_argument("--row-kind", choices=["cell", "spot"], help="where a study has both")
-    train.add_argument("--epochs", type=int)
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--encoder", default="efficientnet_lite0")
-    train.add_argument("--preset", default="small")
-    train.set_defaults(run=_train)
 
 
 def _add_predict(commands: Any) -> None:
@@ -74,95 +61,15 @@ def _add_trial(commands: Any) -> None:
     trial.set_defaults(run=_trial)
 
 
-def _study(folder: Path) -> dict[str, Any]:
-    """What `past convert` found in a study."""
-    listing = folder / "result.json"
-    if not listing.is_file():
-        raise InputError(
-            "study.not_converted",
-            str(folder),
-            "It holds no result.json.",
-            "Convert the study first: past convert PATH FOLDER.",
-        )
-    found: dict[str, Any] = json.loads(listing.read_text(encoding="utf-8"))
-    return found
-
-
-def _chosen(slides: list[dict[str, Any]], codes: list[str], what: str) -> None:
-    unknown = sorted(set(codes) - {slide["code"] for slide in slides})
-    if unknown:
-        raise InputError(
-            "study.unknown_slide",
-            what,
-            f"There is no such slide: {', '.join(unknown)}.",
-            f"Slides are: {', '.join(slide['code'] for slide in slides)}.",
-        )
-
-
-def _mpp(slide: dict[str, Any]) -> float:
-    value = slide.get("mpp") or slide["info"].get("mpp")
-    if not value:
-        raise InputError(
-            "slide.no_mpp",
-            slide["code"],
-            "The slide does not say its resolution.",
-            "Give mpp for it in slides.csv and convert the study again.",
-        )
-    return float(value)
-
-
-def _train(given: argparse.Namespace) -> int:
-    from ml.io.store import content_hash
-    from ml.run import run_spec
-
-    slides = [
-        slide
-        for slide in _study(given.study)["slides"]
-        if slide["cells"]
-        and slide["cells"]["n_genes"]
-        and given.row_kind in (None, slide["cells"]["row_kind"])
-    ]
-    _chosen(slides, given.validation + given.test, "--validation, --test")
-    parts = {**dict.fromkeys(given.validation, "validation"), **dict.fromkeys(given.test, "test")}
-    sections = [
-        {
-            "slide": str(given.study / slide["file"]),
-            "table": str(given.study / slide["cells"]["path"]),
-            "slide_code": slide["code"],
-            "patient": slide["patient"],
-            "part": parts.get(slide["code"], "train"),
-            "mpp": _mpp(slide),
-            "slide_sha256": content_hash(given.study / slide["file"])[0],
-            "table_sha256": content_hash(given.study / slide["cells"]["path"])[0],
-        }
-        for slide in slides
-    ]
-    result = run_spec(
-        {
-            "kind": "train",
-            "params": {
-                "epochs": given.epochs, "seed": given.seed, "encoder": given.encoder,
-                "preset": given.preset,
-            },
-            "inputs": {
-                "sections": sections, "parent": None, "work": str(given.out / "work"),
-            },
-            "out": str(given.out),
-        },
-        ConsoleReport(),
-    )  # fmt: skip
-    print(json.dumps(plain({"model": str(given.out / "model"), **result["metrics"]})))
-    return 0
-
-
 def _predict(given: argparse.Namespace) -> int:
     from ml.io.store import content_hash
+    from ml.io.study.converted import check_slides, converted_study, mpp_of
     from ml.models.checkpoint import load
     from ml.run import run_spec
 
     row_kind = load(given.model).config.row_kind
-    slides = _study(given.study)["slides"]
-    _chosen(slides, given.slides or [], "--slides")
+    slides = converted_study(given.study)["slides"]
+    check_slides(slides, given.slides or [], "--slides")
     targets = []
     for slide in slides:
         if given.slides and slide["code"] not in given.slides:
@@ -175,7 +82,7 @@ def _predict(given: argparse.Namespace) -> int:
                 "slide": str(given.study / slide["file"]),
                 "slide_code": slide["code"],
                 "patient": slide["patient"],
-                "mpp": _mpp(slide),
+                "mpp": mpp_of(slide),
                 "table": str(table) if table else None,
                 "table_sha256": content_hash(table)[0] if table else None,
             }

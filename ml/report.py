@@ -10,6 +10,8 @@ import time
 from typing import IO, Any, Protocol
 
 _PROGRESS_INTERVAL = 0.25  # seconds; the page polls once a second
+_BAR = 30  # characters
+_LONG = 20.0  # seconds after which progress is worth a line where there is no terminal
 
 
 class Report(Protocol):
@@ -72,23 +74,80 @@ class ConsoleReport:
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stderr
+        self._from: tuple[float, float] | None = None
+        self._drawn, self._tenth, self._on_line = -math.inf, 0, False
 
     def stage(self, name: str) -> None:
-        print(f"== {name}", file=self._stream, flush=True)
+        self._print(f"== {name}")
+        self._begin()
 
     def progress(self, share: float) -> None:
+        """A bar that is drawn over, where there is a terminal; else a line per tenth."""
+        now, share = time.monotonic(), min(1.0, max(0.0, share))
+        if self._from is None:
+            # What was there already (a resumed training) says nothing of the time that is left.
+            self._from = (now, share)
+        began, before = self._from
+        left = (now - began) * (1 - share) / (share - before) if share > before else None
         if self._stream.isatty():
-            print(f"   {share:4.0%}", end="\r", file=self._stream, flush=True)
+            if share < 1 and now - self._drawn < _PROGRESS_INTERVAL:
+                return
+            self._drawn = now
+            bar = "█" * int(share * _BAR) + "·" * (_BAR - int(share * _BAR))
+            print(f"\r   {bar} {share:4.0%} {_left(left)}", end="", file=self._stream, flush=True)
+            self._on_line = True
+        elif left is not None and int(share * 10) > self._tenth and now - began > _LONG:
+            self._print(f"   {share:.0%} {_left(left)}")
+        self._tenth = int(share * 10)
 
     def metric(self, name: str, value: float, step: int | None = None) -> None:
         at = "" if step is None else f" ({step})"
-        print(f"   {name}{at}: {value:.4g}", file=self._stream, flush=True)
+        self._print(f"   {name}{at}: {value:.4g}")
 
     def log(self, text: str) -> None:
-        print(f"   {text}", file=self._stream, flush=True)
+        self._print(f"   {text}")
+
+    def _begin(self) -> None:
+        self._from = None
+        self._drawn, self._tenth, self._on_line = -math.inf, 0, False
+
+    def _print(self, line: str) -> None:
+        # A bar is overwritten by what comes next, and drawn again below it.
+        clear = "\r" + " " * (_BAR + 32) + "\r" if self._on_line else ""
+        self._on_line, self._drawn = False, -math.inf
+        print(clear + line, file=self._stream, flush=True)
 
     def should_stop(self) -> bool:
         return False
+
+
+class SilentReport:
+    """Says nothing: the processes of a training beside the first."""
+
+    def stage(self, name: str) -> None:
+        pass
+
+    def progress(self, share: float) -> None:
+        pass
+
+    def metric(self, name: str, value: float, step: int | None = None) -> None:
+        pass
+
+    def log(self, text: str) -> None:
+        pass
+
+    def should_stop(self) -> bool:
+        return False
+
+
+def _left(seconds: float | None) -> str:
+    """Time left, as a person says it."""
+    if seconds is None or seconds < 1:
+        return " " * 14
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{hours} h {minutes:02d} min" if hours else f"{minutes}:{rest:02d}"
+    return f"{text} left".ljust(18)
 
 
 def plain(value: Any) -> Any:

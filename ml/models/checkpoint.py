@@ -84,7 +84,14 @@ def load(folder: Path, device: torch.device | None = None) -> PAST:
         raise InputError(
             "model.weights",
             str(folder / WEIGHTS),
-            f"The weights do not fit the config ({str(error).splitlines()[0]}).",
+            f"The weights do not fit the config ({_what_differs(error)}).",
             "Restore both files from the same training.",
         ) from error
     return model.to(device or torch.device("cpu")).eval()
+
+
+def _what_differs(error: Exception) -> str:
+    """The first of the tensors that torch names as missing, unexpected or of another shape."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = "; ".join(lines[1:]) or lines[0]
+    return said if len(said) <= 300 else f"{said[:300]} …"

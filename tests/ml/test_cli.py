@@ -13,13 +13,16 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_convert_train_predict(generated, tmp_path, capsys):
     study, trained, predicted = (tmp_path / n for n in ("study", "trained", "predicted"))
     assert main(["convert", str(generated), str(study)]) == 0
-    assert (
-        main(
-            ["train", str(study), str(trained), "--preset", "tiny", "--epochs", "1",
-             "--test", "P010-core", "--validation", "P008-core"]
-        )
-        == 0
-    )  # fmt: skip
+    config = tmp_path / "run.toml"
+    config.write_text(
+        'out = "trained"\n[data]\nstudy = "study"\nvalidation = ["P008-core"]\n'
+        'test = ["P010-core"]\n[model]\nencoder = "efficientnet_lite0"\npreset = "tiny"\n'
+        "[training]\nepochs = 1\n"
+    )
+    assert main(["train", str(config)]) == 0
+    record = json.loads((trained / "run.json").read_text())
+    parts = {s["slide_code"]: s["part"] for s in record["data"]["sections"]}
+    assert (parts["P008-core"], parts["P010-core"]) == ("validation", "test")
     last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert last["test"]["n_genes"] == 120 and Path(last["model"]).is_dir()
     assert (
@@ -32,8 +35,10 @@ def test_convert_train_predict(generated, tmp_path, capsys):
 
 
 def test_input_errors_end_with_status_3_and_the_remedy(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text('out = "out"\n[data]\nstudy = "study"\n')
     done = subprocess.run(
-        [sys.executable, "-m", "ml.cli", "train", str(tmp_path), str(tmp_path / "out")],
+        [sys.executable, "-m", "ml.cli", "train", str(config)],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 3
@@ -44,7 +49,9 @@ def test_input_errors_end_with_status_3_and_the_remedy(tmp_path):
 def test_unknown_slides_are_named(generated, tmp_path, capsys):
     study = tmp_path / "study"
     assert main(["convert", str(generated), str(study)]) == 0
-    assert main(["train", str(study), str(tmp_path / "out"), "--test", "Q9"]) == 3
+    config = tmp_path / "run.toml"
+    config.write_text('out = "out"\n[data]\nstudy = "study"\ntest = ["Q9"]\n')
+    assert main(["train", str(config)]) == 3
     assert "Q9" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -72,10 +72,10 @@ class CorpusLoader:
 
     def __len__(self) -> int:
         """Batches of this rank in an epoch."""
-        return self._order().batches
+        return self.order().batches
 
     def __iter__(self) -> Iterator[CorpusBatch]:
-        source = _Batches(self.corpus, self.config, self._order(), self.position)
+        source = _Batches(self.corpus, self.config, self.order(), self.position)
         workers = self.config.workers
         loader: DataLoader[CorpusBatch] = DataLoader(
             source,
@@ -109,7 +109,8 @@ class CorpusLoader:
             )
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
 
-    def _order(self) -> Epoch:
+    def order(self) -> Epoch:
+        """The order of the epoch that the loader is in."""
         shards, rows = self._taking_part()
         return Epoch(shards, rows, self.config.plan, self.epoch)
 

@@ -97,6 +97,10 @@ class Epoch:
         taken = dict(zip(slots.tolist(), cut, strict=True))
         return [(shard[taken[i]], row[taken[i]]) for i in range(stop - first)]
 
+    def size(self, batch: int) -> int:
+        """Cells that all ranks together take with the batch of this number."""
+        return self._bound(batch + 1) - self._bound(batch)
+
     def share(self, shard: Ints, row: Ints, rank: int) -> tuple[Ints, Ints]:
         """A rank's batch of a round."""
         return shard[rank :: self.plan.ranks], row[rank :: self.plan.ranks]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ml.errors import InputError
+from ml.io.study.converted import converted_study
 from ml.report import Report
 from ml.tokens.build import from_tables
 from ml.tokens.files import VocabularyFile
@@ -49,17 +49,8 @@ def read_sources(folder: Path, technology: str = "") -> list[Source]:
     Raises:
         InputError: ``study.not_converted``, ``slide.no_mpp`` or ``corpus.nothing_measured``.
     """
-    listing = folder / "result.json"
-    try:
-        found = json.loads(listing.read_text(encoding="utf-8"))
-        study = found["study"]["slug"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            "study.not_converted",
-            str(folder),
-            "It holds no result.json that can be read.",
-            "Convert the study first: past convert PATH FOLDER.",
-        ) from error
+    found = converted_study(folder)
+    study = found["study"]["slug"]
     sites = {patient["code"]: patient.get("site") or "" for patient in found["patients"]}
     sources = []
     for slide in found["slides"]:

@@ -76,7 +76,8 @@ def write_study(
         counts[:, 0] += 1
         counts[:silent] = 0
         xy = rng.uniform(0, [WIDTH, HEIGHT], (cells, 2)).astype(np.float32)
-        xy[silent : silent + 2] = [[0.5, 0.5], [WIDTH - 0.5, HEIGHT - 0.5]]
+        corners = np.array([[0.5, 0.5], [WIDTH - 0.5, HEIGHT - 0.5]])
+        xy[silent : silent + 2] = corners[: cells - silent]
         info = write_cell_table(
             folder / f"cells/{code}.zarr",
             counts=sparse.csr_matrix(counts),
