@@ -25,7 +25,7 @@ from ml.training.corpus import Corpus, Rows
 from ml.training.engine import Batch, Phase, Source, Validation, seed_of
 from ml.training.settings import AlignSettings, Settings
 
-EXPRESSION, ALIGNMENT = "expression", "alignment"
+EXPRESSION, ALIGNMENT, JOINT = "expression", "alignment", "joint"
 # Parts of a member that are aligned; nothing that expression is predicted with is among them.
 ALIGNED = (
     "cell_encoder.",
@@ -40,8 +40,11 @@ ALIGNED = (
 def phases(
     model: PAST, train: Corpus, validation: Corpus | None, settings: Settings, report: Report
 ) -> list[Phase]:
-    """Both phases of a model on features; one where `settings.align.epochs` is 0."""
-    align = settings.align
+    """Both phases of a model on features; one where `settings` leave the other out."""
+    align, losses = settings.align, settings.losses
+    predicts = bool(losses.expression or losses.counts)
+    if settings.joint or not predicts:
+        return [_joint(model, train, validation, settings, predicts)]
 
     def begin(member: Member, number: int) -> tuple[Source, Validation | None]:
         score = None if validation is None else expression_score(model, validation)
@@ -59,7 +62,7 @@ def phases(
 
     expression = Phase(
         name=EXPRESSION,
-        losses=replace(settings.losses, contrast=0.0, masked_gene=0.0),
+        losses=replace(losses, contrast=0.0, masked_gene=0.0),
         epochs=settings.epochs,
         stop_after=settings.stop_after,
         learning_rate=settings.learning_rate,
@@ -69,7 +72,7 @@ def phases(
     )
     alignment = Phase(
         name=ALIGNMENT,
-        losses=replace(settings.losses, expression=0.0, counts=0.0),
+        losses=replace(losses, expression=0.0, counts=0.0),
         epochs=align.epochs,
         learning_rate=align.learning_rate,
         patience=align.patience,
@@ -83,12 +86,50 @@ def phases(
     return [phase for phase in both if phase.epochs and Member.used(phase.losses)]
 
 
-class InMemory:
-    """Every measured row once an epoch, in an order drawn anew for each."""
+def _joint(
+    model: PAST, train: Corpus, validation: Corpus | None, settings: Settings, predicts: bool
+) -> Phase:
+    def begin(member: Member, number: int) -> tuple[Source, Validation | None]:
+        source = InMemory(model, train, settings, number, neighbours=True)
+        if validation is None:
+            return source, None
+        return source, expression_score(model, validation) if predicts else retrieved
 
-    def __init__(self, model: PAST, train: Corpus, settings: Settings, number: int) -> None:
+    def retrieved(member: Member) -> dict[str, float]:
+        assert validation is not None
+        found = recall_score(model, member, validation)
+        return {} if found is None else found(member)
+
+    return Phase(
+        name=JOINT,
+        losses=settings.losses,
+        epochs=settings.epochs,
+        stop_after=settings.stop_after,
+        learning_rate=settings.learning_rate,
+        patience=settings.patience,
+        score="validation_pcc" if predicts else "validation_recall_at_10",
+        begin=begin,
+        start_counts=predicts,
+    )
+
+
+class InMemory:
+    """Every measured row once an epoch, in an order drawn anew for each.
+
+    Args:
+        neighbours: whether the cell side's neighbours are needed.
+    """
+
+    def __init__(
+        self,
+        model: PAST,
+        train: Corpus,
+        settings: Settings,
+        number: int,
+        neighbours: bool = False,
+    ) -> None:
         self._model, self._train, self._settings = model, train, settings
-        self._number = number
+        self._number, self._neighbours = number, neighbours
 
     def steps(self, epoch: int) -> int:
         return max(math.ceil(len(self._train.measured) / self._settings.batch), 1)
@@ -100,7 +141,7 @@ class InMemory:
         for rows in np.array_split(order, self.steps(epoch))[first:]:
             yield Batch(
                 self._train.images(rows, self._model),
-                self._train.cells(rows, device, neighbours=False),
+                self._train.cells(rows, device, self._neighbours),
                 len(rows),
                 lambda rows=rows: self._train.where(rows),  # type: ignore[misc]
             )

@@ -17,7 +17,7 @@ from ml.models.past import LossWeights, Member
 from ml.training.corpus import Corpus
 from ml.training.engine import Optimisation
 from ml.training.loop import Trainer
-from ml.training.memory import ALIGNMENT, EXPRESSION, phases
+from ml.training.memory import ALIGNMENT, phases
 from ml.training.metrics import Metrics
 from ml.training.prepare import (
     SectionInput,
@@ -29,7 +29,7 @@ from ml.training.prepare import (
     read_tables,
 )
 from ml.training.settings import AlignSettings, Settings
-from ml.training.start import set_start
+from ml.training.start import read_out, set_start
 from ml.training.trust import fit_density
 
 if TYPE_CHECKING:
@@ -152,6 +152,8 @@ def run(
         metrics=Metrics(work),
     )
     trainer.run(report.progress)
+    if not (settings.losses.expression or settings.losses.counts):
+        read_out(start.model, start.train, start.loadings)
 
     report.stage("Evaluation")
     ood = fit_density(start.model, start.train, held_out)
@@ -179,17 +181,14 @@ def run(
 
 
 def _training_totals(trainer: Trainer) -> dict[str, float]:
-    """Epochs, speed and time of both phases."""
-    epochs = {
-        phase: sum(r["phase"] == phase and r["epoch"] > 0 for r in trainer.history)
-        for phase in (EXPRESSION, ALIGNMENT)
-    }
-    seconds = trainer.seconds.get(EXPRESSION, 0.0)
+    """Epochs, speed and time of the phase that trains the image side, and of the alignment."""
+    history, seconds = trainer.history, trainer.seconds
+    first = next((name for name in seconds if name != ALIGNMENT), "")
     return {
-        "epochs": epochs[EXPRESSION],
-        "cells_per_s": trainer.rows_seen.get(EXPRESSION, 0) / max(seconds, 1e-9),
-        "alignment_epochs": epochs[ALIGNMENT],
-        "alignment_seconds": trainer.seconds.get(ALIGNMENT, 0.0),
+        "epochs": sum(r["phase"] == first and r["epoch"] > 0 for r in history),
+        "cells_per_s": trainer.rows_seen.get(first, 0) / max(seconds.get(first, 0.0), 1e-9),
+        "alignment_epochs": sum(r["phase"] == ALIGNMENT for r in history),
+        "alignment_seconds": seconds.get(ALIGNMENT, 0.0),
     }
 
 

@@ -42,6 +42,8 @@ class Settings:
         seed: everything random follows from it.
         losses: weight of each loss. Models on features are trained for expression first and for the
             contrast and hidden genes afterwards, on crops for all at once.
+        joint: models on features too are trained for all losses at once; for comparison. So they
+            are where expression has no weight.
         align: the second of these phases.
         optimisation: see there.
     """
@@ -53,5 +55,6 @@ class Settings:
     patience: int = 6
     seed: int = 0
     losses: LossWeights = field(default_factory=LossWeights)
+    joint: bool = False
     align: AlignSettings = field(default_factory=AlignSettings)
     optimisation: Optimisation = field(default_factory=Optimisation)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ml.evaluation.retrieval import image_embeddings
 from ml.evaluation.ridge import PENALTIES, Ridge, Solver, Sums, minus, scores
 from ml.models.heads import FeatureHead
 from ml.models.past import PAST, Member
@@ -126,6 +127,31 @@ def ridge_to_programmes(
     total = sums.total
     to_programmes = replace(total, y=total.y @ programmes, xy=total.xy @ programmes)
     return sums.unrotated(Solver(to_programmes).ridge(penalty)), penalty
+
+
+@torch.no_grad()
+def read_out(model: PAST, train: Corpus, loadings: NDArray[np.float32]) -> None:
+    """Give members that were trained without expression a ridge from their embeddings to it.
+
+    Embeddings are standardised for the ridge, and its penalty is chosen by leaving slides out.
+    """
+    mean, scale = train.expression_moments()
+    targets = (train.all_expression() - mean) / scale
+    programmes = loadings.T.astype(np.float64)
+    for member in model.networks():
+        embeddings = image_embeddings(model, member.eval(), train).cpu().double().numpy()
+        centre, deviation = embeddings.mean(0), embeddings.std(0) + 1e-6
+        inputs = (embeddings - centre) / deviation
+        section = train.section[train.measured]
+        of_groups = [np.isin(section, group) for group in groups_of_slides(train)]
+        parts = [Sums.over([(inputs[rows], targets[rows])]) for rows in of_groups]
+        total = sum(parts[1:], parts[0])
+        to_programmes = replace(total, y=total.y @ programmes, xy=total.xy @ programmes)
+        ridge = Solver(to_programmes).ridge(_penalty(parts, programmes))
+        weights = ridge.weights / deviation[:, None]
+        layer = member.expression_head.programmes
+        layer.weight.copy_(torch.from_numpy(weights.T.astype(np.float32)))
+        layer.bias.copy_(torch.from_numpy((ridge.intercept - centre @ weights).astype(np.float32)))
 
 
 def left_out_pcc(model: PAST, train: Corpus, ranks: tuple[int, ...]) -> dict[int, float]:
