@@ -12,7 +12,7 @@ import shutil
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from zarr.codecs import BloscCodec
 from ml.errors import InputError
 
 ROW_KINDS = ("cell", "spot")
+CELL_TYPE = "cell_type"
 # A gene of 500,000 cells has some 75,000 counts: two or three chunks to read. Shards keep the
 # number of files small.
 _CHUNK = 65_536
@@ -59,6 +60,7 @@ def write_cell_table(
     row_kind: str,
     spot_diameter_um: float | None,
     source: str,
+    cell_types: Sequence[str] | None = None,
 ) -> CellTableInfo:
     """Writes a cell table; the folder appears when it is complete.
 
@@ -69,6 +71,7 @@ def write_cell_table(
         obs_names: the source's own names of the rows.
         row_kind: "cell" or "spot"; a spot needs `spot_diameter_um`.
         source: "measured", "nuclei:classical", "grid", …
+        cell_types: the label that somebody gave each row, "" where none was; None without labels.
 
     Raises:
         ValueError: the parts do not fit together.
@@ -76,8 +79,9 @@ def write_cell_table(
     counts = sparse.csr_matrix(counts)
     n_rows, n_genes = counts.shape
     _check_parts(
-        counts, symbols, gene_ids, xy, obs_names, row_kind=row_kind, diameter=spot_diameter_um
-    )
+        counts, symbols, gene_ids, xy, obs_names, cell_types,
+        row_kind=row_kind, diameter=spot_diameter_um,
+    )  # fmt: skip
     counts = counts.astype(np.uint32)
     counts.sum_duplicates()
     info = CellTableInfo(
@@ -85,7 +89,7 @@ def write_cell_table(
     )
     part = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
     try:
-        _write_anndata(part, counts, symbols, gene_ids, xy, obs_names, info)
+        _write_anndata(part, counts, symbols, gene_ids, xy, obs_names, cell_types, info)
         if out.exists():
             shutil.rmtree(out)
         part.replace(out)
@@ -100,6 +104,7 @@ def _check_parts(
     gene_ids: list[str],
     xy: NDArray[np.float32],
     obs_names: list[str],
+    cell_types: Sequence[str] | None,
     *,
     row_kind: str,
     diameter: float | None,
@@ -111,6 +116,8 @@ def _check_parts(
         raise ValueError("there must be one finite position and one name per row")
     if row_kind not in ROW_KINDS or (row_kind == "spot" and not (diameter and diameter > 0)):
         raise ValueError(f"row_kind is one of {ROW_KINDS}; spots need a diameter")
+    if cell_types is not None and len(cell_types) != n_rows:
+        raise ValueError("there must be one label per row, which may be empty")
     if not is_counts(counts.data):
         raise ValueError("counts must be whole numbers from 0")
 
@@ -131,14 +138,19 @@ def _write_anndata(
     gene_ids: list[str],
     xy: NDArray[np.float32],
     obs_names: list[str],
+    cell_types: Sequence[str] | None,
     info: CellTableInfo,
 ) -> None:
     import anndata
     import pandas as pd
 
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64), np.float32).ravel()
+    obs = pd.DataFrame({"total_counts": totals}, index=pd.Index(obs_names, dtype=str))
+    if cell_types is not None and any(cell_types):
+        names = sorted(set(cell_types) - {""})
+        obs[CELL_TYPE] = pd.Categorical(list(cell_types), categories=names)
     table = anndata.AnnData(
-        obs=pd.DataFrame({"total_counts": totals}, index=pd.Index(obs_names, dtype=str)),
+        obs=obs,
         var=pd.DataFrame(
             {"symbol": symbols, "gene_id": gene_ids}, index=pd.Index(symbols, dtype=str), dtype=str
         ),
@@ -239,6 +251,16 @@ class CellTable:
     def totals(self) -> NDArray[np.float32]:
         """(rows,) float32 counts of each row over all genes."""
         return np.asarray(self._array("obs/total_counts")[:], np.float32)
+
+    def labels(self, name: str = CELL_TYPE) -> tuple[NDArray[np.int32], list[str]] | None:
+        """Labels that the rows came with: codes (rows,) int32 with −1 for none, and their names.
+
+        None where the table has no such labels.
+        """
+        if f"obs/{name}/codes" not in self._root:
+            return None
+        codes = np.asarray(self._array(f"obs/{name}/codes")[:], np.int32)
+        return codes, self._strings(f"obs/{name}/categories")
 
     def counts(self) -> sparse.csr_matrix:
         """All raw counts, (rows, genes) uint32 CSR."""

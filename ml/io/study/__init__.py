@@ -14,7 +14,8 @@
     truth/truth.json  what was planted in a synthetic study (:mod:`ml.io.study.truth`)
 
 `cells` is an AnnData file (.h5ad or .zarr): X raw counts, ``var_names`` gene symbols,
-``obsm["spatial"]`` level-0 pixels. Only study.json and patients.csv must be there.
+``obsm["spatial"]`` level-0 pixels; ``obs["cell_type"]`` may name the cells that somebody labelled
+(empty: unlabelled). Only study.json and patients.csv must be there.
 """
 
 from ml.io.study.content import (

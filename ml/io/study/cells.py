@@ -13,22 +13,28 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ml.errors import InputError
-from ml.io.celltable import is_counts
+from ml.io.celltable import CELL_TYPE, is_counts
 
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?$")
 _LONGEST_SYMBOL = 120
+MOST_CELL_TYPES = 100
+_LONGEST_CELL_TYPE = 80
 _NUMBER = re.compile(r"\d+(\.\d+)?$")
 
 
 @dataclass(frozen=True)
 class SourceCells:
-    """Counts (rows, genes) CSR; `xy` (rows, 2) float32 level-0 pixels."""
+    """Counts (rows, genes) CSR; `xy` (rows, 2) float32 level-0 pixels.
+
+    `cell_types` are the rows' labels, "" where a row has none; None where the file has no labels.
+    """
 
     counts: sparse.csr_matrix
     symbols: list[str]
     gene_ids: list[str]
     xy: NDArray[np.float32]
     obs_names: list[str]
+    cell_types: list[str] | None
 
 
 def read_cells(path: Path, *, width: int, height: int) -> SourceCells:
@@ -50,7 +56,9 @@ def read_cells(path: Path, *, width: int, height: int) -> SourceCells:
     _check_symbols(symbols, path)
     ids = table.var["gene_id"].tolist() if "gene_id" in table.var else []
     gene_ids = [i if isinstance(i, str) else "" for i in ids] or [""] * len(symbols)
-    return SourceCells(_counts(table, path, obs_names), symbols, gene_ids, xy, obs_names)
+    cell_types = _cell_types(table, path, obs_names)
+    counts = _counts(table, path, obs_names)
+    return SourceCells(counts, symbols, gene_ids, xy, obs_names, cell_types)
 
 
 def check_shared_genes(panels: Sequence[tuple[str, list[str]]]) -> None:
@@ -172,6 +180,41 @@ def _counts(table: Any, path: Path, obs_names: list[str]) -> sparse.csr_matrix:
             "Store raw counts (whole numbers from 0) in X, not normalised or logged values.",
         )
     return counts.astype(np.uint32)
+
+
+def _cell_types(table: Any, path: Path, obs_names: list[str]) -> list[str] | None:
+    """Labels in obs["cell_type"], which somebody gave the rows; a missing one is ""."""
+    if CELL_TYPE not in table.obs:
+        return None
+    column = table.obs[CELL_TYPE]
+    values = column.astype(object)
+    where = f'obs["{CELL_TYPE}"]'
+    missing = values.isna().to_numpy()
+    if any(isinstance(value, float) for value in values[~missing]):
+        raise _problem(
+            "cells.cell_types",
+            path,
+            f"{where} holds numbers with decimals, which name no cell type.",
+            "Store names such as T cell there, or rename the column.",
+        )
+    names = ["" if gone else str(v).strip() for v, gone in zip(values, missing, strict=True)]
+    found = set(names) - {""}
+    if len(found) > MOST_CELL_TYPES:
+        raise _problem(
+            "cells.cell_types",
+            path,
+            f"{where} has {len(found)} different values, more than {MOST_CELL_TYPES} cell types.",
+            "Store names of cell types there, not of single cells, or rename the column.",
+        )
+    for row, name in enumerate(names):
+        if len(name) > _LONGEST_CELL_TYPE:
+            raise _problem(
+                "cells.cell_types",
+                path,
+                f"the cell type of row {row} ({obs_names[row]}) has {len(name)} characters.",
+                f"Shorten it to {_LONGEST_CELL_TYPE}.",
+            )
+    return names if found else None
 
 
 def _problem(code: str, path: Path, what: str, remedy: str) -> InputError:

@@ -171,6 +171,7 @@ def _convert_cells(entry: SlideEntry, out: Path) -> dict[str, Any] | None:
         row_kind=entry.row_kind,
         spot_diameter_um=entry.spot_diameter_um,
         source="measured" if cells.symbols else "positions",
+        cell_types=cells.cell_types,
     )
     return {"path": _relative(path, out), **dataclasses.asdict(info)}
 

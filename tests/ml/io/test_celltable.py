@@ -96,6 +96,24 @@ def test_expression_over_a_shared_panel(table: CellTable, counts: sparse.csr_mat
     )
 
 
+def test_labels_that_rows_came_with(tmp_path: Path, counts: sparse.csr_matrix) -> None:
+    given = ["T cell", "", "B cell"] * 100
+    write(tmp_path / "l.zarr", counts, cell_types=given)
+    table = CellTable.open(tmp_path / "l.zarr")
+    labels = table.labels()
+    assert labels is not None
+    codes, names = labels
+    assert (codes.dtype, names) == (np.int32, ["B cell", "T cell"])
+    assert [names[c] if c >= 0 else "" for c in codes] == given
+    kept = anndata.read_zarr(table.path).obs["cell_type"]
+    assert kept.isna().sum() == 100
+    assert table.labels("another") is None
+    write(tmp_path / "u.zarr", counts, cell_types=[""] * 300)
+    assert CellTable.open(tmp_path / "u.zarr").labels() is None
+    with pytest.raises(ValueError, match="one label per row"):
+        write(tmp_path / "w.zarr", counts, cell_types=["T cell"])
+
+
 def test_positions_only(tmp_path: Path) -> None:
     write(tmp_path / "p.zarr", sparse.csr_matrix((4, 0)), row_kind="cell", spot_diameter_um=None)
     table = CellTable.open(tmp_path / "p.zarr")

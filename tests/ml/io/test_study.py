@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -117,6 +118,27 @@ def test_patient_means_pool_rows_over_the_genes_that_tables_share(
     rows = np.vstack([counts[:, 1:], more[:, 1:]])
     expected = np.log1p(1e4 * rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)).mean(axis=0)
     np.testing.assert_allclose(frame.loc["P1"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("categorical", [True, False])
+def test_cell_types_are_kept(study: Path, tmp_path: Path, categorical: bool) -> None:
+    given = ["T cell", " tumour ", ""] * 6 + ["T cell", None]
+    source = anndata.read_h5ad(study / "s1.h5ad")
+    source.obs["cell_type"] = pd.Categorical(given) if categorical else [g or "" for g in given]
+    source.write_h5ad(study / "s1.h5ad")
+    result = convert_study(study, tmp_path / "out", ConsoleReport())
+    path = tmp_path / "out" / result["slides"][0]["cells"]["path"]
+    labels = CellTable.open(path).labels()
+    assert labels is not None
+    codes, names = labels
+    assert names == ["T cell", "tumour"]
+    assert codes.tolist() == [0, 1, -1] * 6 + [0, -1]
+
+
+def test_no_cell_types_are_no_labels(study: Path, tmp_path: Path) -> None:
+    result = convert_study(study, tmp_path / "out", ConsoleReport())
+    table = CellTable.open(tmp_path / "out" / result["slides"][0]["cells"]["path"])
+    assert table.labels() is None
 
 
 def test_positions_without_genes(study: Path, tmp_path: Path) -> None:

@@ -150,6 +150,23 @@ def test_values_that_are_no_counts(study: Path, value: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([f"cell number {i}" for i in range(120)], "120 different values"),
+        ([0.5, np.nan, 1.5] * 40, "numbers with decimals"),
+        (["T cell"] * 3 + ["x" * 81] + [""] * 116, "row 3 (s3) has 81 characters"),
+    ],
+)
+def test_labels_that_are_no_cell_types(study: Path, labels: list[object], says: str) -> None:
+    counts, xy = counts_and_positions(120)
+    write_cells(study / "s1.h5ad", counts, xy, SYMBOLS)
+    table = anndata.read_h5ad(study / "s1.h5ad")
+    table.obs["cell_type"] = labels
+    table.write_h5ad(study / "s1.h5ad")
+    assert says in refused(study, "cells.cell_types", CELLS).what
+
+
+@pytest.mark.parametrize(
     "symbols",
     [
         ["0", "1", "2", "3", "4"],
