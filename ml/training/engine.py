@@ -91,7 +91,8 @@ class Optimisation:
         accumulate: batches whose rows make one step, exactly as if they were one batch.
         warmup: epochs of linear warm-up.
         floor: share of the learning rate that the cosine ends at.
-        encoder_scale: learning rate of a trained image encoder, as a share of the others'.
+        encoder_scale: learning rate of an image encoder that starts from its owner's weights, as a
+            share of the others'; one that starts from nothing learns like them.
         layer_decay: factor from each block of a vision transformer to the one before it.
         ema: decay of the moving average of the weights, which is then what is validated and kept;
             0 for none.

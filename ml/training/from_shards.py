@@ -21,7 +21,7 @@ from ml.models.past import PAST, Member
 from ml.report import Report
 from ml.tokens.vocabulary import Vocabulary
 from ml.training.distributed import Ranks
-from ml.training.engine import Batch, Phase, Source, Validation, seed_of
+from ml.training.engine import Batch, Optimisation, Phase, Source, Validation, seed_of
 from ml.training.held_out import HeldOut
 from ml.training.loop import Trainer
 from ml.training.metrics import Metrics
@@ -173,8 +173,8 @@ def train_from_shards(
     settings = job.settings
     trainer = Trainer(
         model,
-        [_phase(job, to_model, ranks)],
-        settings.optimisation,
+        [phase_on(job, to_model, ranks)],
+        optimisation_of(job.encoder, settings.optimisation),
         start=_start(moments, loaded[0]),
         folder=checkpoints,
         report=report,
@@ -191,7 +191,7 @@ def train_from_shards(
     return Trained(job, model, trainer, moments, to_model)
 
 
-def _phase(job: ShardTraining, to_model: ToModel, ranks: Ranks) -> Phase:
+def phase_on(job: ShardTraining, to_model: ToModel, ranks: Ranks) -> Phase:
     """Everything is trained at once: expression keeps the contrast from forgetting it."""
     settings = job.settings
 
@@ -219,6 +219,17 @@ def _phase(job: ShardTraining, to_model: ToModel, ranks: Ranks) -> Phase:
         begin=begin,
         start_counts=False,
     )
+
+
+def optimisation_of(encoder: str, how: Optimisation) -> Optimisation:
+    """How a model with this encoder is optimised.
+
+    An encoder that starts from nothing learns as fast as the rest, in all its blocks: lower rates
+    are for weights that are good already.
+    """
+    if encoders.get(encoder).files:
+        return how
+    return replace(how, encoder_scale=1.0, layer_decay=1.0)
 
 
 def held_out(

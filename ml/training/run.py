@@ -16,9 +16,11 @@ from ml.models import checkpoint
 from ml.models.past import LossWeights, Member
 from ml.training.corpus import Corpus
 from ml.training.engine import Optimisation
+from ml.training.from_shards import optimisation_of
 from ml.training.loop import Trainer
 from ml.training.memory import ALIGNMENT, phases
 from ml.training.metrics import Metrics
+from ml.training.on_crops import phases_on_crops
 from ml.training.prepare import (
     SectionInput,
     architecture_of,
@@ -140,10 +142,15 @@ def run(
     def begin(member: Member) -> None:
         set_start(member, start.train, start.loadings, start.ridge)
 
+    if config.features is None:
+        steps = phases_on_crops(start.model, tables, settings, scope, work, report)
+        report.stage("Training")
+    else:
+        steps = phases(start.model, start.train, held_out.get("validation"), settings, report)
     trainer = Trainer(
         start.model,
-        phases(start.model, start.train, held_out.get("validation"), settings, report),
-        settings.optimisation,
+        steps,
+        optimisation_of(encoder, settings.optimisation),
         begin,
         work / "checkpoint",
         report,

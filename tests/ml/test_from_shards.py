@@ -287,14 +287,15 @@ def split(**training: object) -> dict[str, dict[str, object]]:
     }
 
 
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """An undisturbed training in a process of its own."""
+    run(write_config(folder / "whole.toml", out="whole", **split()))
+    return folder / "whole"
+
+
 class TestRuns:
     """Whole trainings by their config files."""
-
-    @pytest.fixture(scope="class")
-    def whole(self, folder: Path) -> Path:
-        """An undisturbed training in a process of its own."""
-        run(write_config(folder / "whole.toml", out="whole", **split()))
-        return folder / "whole"
 
     def test_what_a_run_leaves(self, whole: Path, folder: Path) -> None:
         record = json.loads((whole / "run.json").read_text())
@@ -459,10 +460,8 @@ class TestBadInput:
         assert error.code == "corpus.vocabulary_damaged"
 
     @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
-    def test_a_checkpoint_with_other_keys(self, folder: Path, tmp_path: Path, change: str) -> None:
-        if not (folder / "whole/model").exists():
-            run(write_config(folder / "whole.toml", out="whole", **split()))
-        shutil.copytree(folder / "whole/model", tmp_path / "model")
+    def test_a_checkpoint_with_other_keys(self, whole: Path, tmp_path: Path, change: str) -> None:
+        shutil.copytree(whole / "model", tmp_path / "model")
         path = tmp_path / "model/model.safetensors"
         tensors = load_file(path)
         name = "members.0.expression_head.programmes.weight"
