@@ -14,9 +14,12 @@ from torch import Tensor
 from ml.errors import InputError
 from ml.models.config import ModelConfig
 from ml.models.density import Density
+from ml.models.intervals import Intervals
 from ml.models.past import PAST
+from ml.models.types import TypeProbe
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_TYPES = "cell_types"
 _DENSITY = "density."
 
 
@@ -38,7 +41,8 @@ def save(model: PAST, folder: Path) -> None:
     """Write a model; the config comes last, so a folder with a config is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS, model.state_dict())
-    write_json(folder / CONFIG, model.config.as_dict())
+    types = {_TYPES: model.types.names} if model.types is not None else {}
+    write_json(folder / CONFIG, {**model.config.as_dict(), **types})
 
 
 def load(folder: Path, device: torch.device | None = None) -> PAST:
@@ -66,6 +70,7 @@ def load(folder: Path, device: torch.device | None = None) -> PAST:
                 'Load it with PAST.from_checkpoint(folder, mode="reference").',
             )
         config = ModelConfig.from_dict(data)
+        types = [str(name) for name in data.get(_TYPES, [])]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             "model.config",
@@ -79,6 +84,10 @@ def load(folder: Path, device: torch.device | None = None) -> PAST:
         fitted = {k.removeprefix(_DENSITY): v for k, v in tensors.items() if k.startswith(_DENSITY)}
         # Models saved before densities were fitted have none.
         model.density = Density.like(fitted) if "axes" in fitted else None
+        if types and "types.weight" in tensors:
+            model.types = TypeProbe(types, tensors["types.weight"].shape[1])
+        if "intervals.half_width" in tensors:
+            model.intervals = Intervals(len(tensors["intervals.half_width"]))
         model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise InputError(

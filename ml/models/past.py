@@ -16,7 +16,9 @@ from ml.models.config import ModelConfig
 from ml.models.density import Density
 from ml.models.heads import CropHead, ExpressionHead, FeatureHead, Projection
 from ml.models.losses import negative_binomial, squared_error
+from ml.models.intervals import Intervals
 from ml.models.neighbourhood import Neighbourhood
+from ml.models.types import TypeProbe
 
 if TYPE_CHECKING:
     from ml.models.reference import ReferencePAST
@@ -208,12 +210,15 @@ class PAST(nn.Module):
 
     Buffers ``feature_mean`` and ``feature_scale`` (inputs,) come from the training part. With
     ``config.per_slide`` they are not used: each slide's features are standardised by its own.
+    `types` names cell types, `intervals` says how far predictions may be off, and
     `density` tells images unlike the training part's; None where none was fitted.
     """
 
     feature_mean: Tensor
     feature_scale: Tensor
     density: Density | None
+    types: TypeProbe | None
+    intervals: Intervals | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -223,6 +228,8 @@ class PAST(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(inputs))
         self.register_buffer("feature_scale", torch.ones(inputs))
         self.density = None
+        self.types = None
+        self.intervals = None
 
     @classmethod
     def from_checkpoint(
