@@ -12,11 +12,14 @@ import torch
 from ml.errors import InputError
 from ml.evaluation.evaluate import evaluate
 from ml.evaluation.splits import Unit, audit
+from ml.io.layers import UNIT
 from ml.models import checkpoint
 from ml.models.past import LossWeights, Member
+from ml.tasks.cell_types import fit_types, read_labels
 from ml.training.corpus import Corpus
 from ml.training.engine import Optimisation
 from ml.training.from_shards import optimisation_of
+from ml.training.intervals import error_by_distance, fit_intervals
 from ml.training.loop import Trainer
 from ml.training.memory import ALIGNMENT, phases
 from ml.training.metrics import Metrics
@@ -98,8 +101,9 @@ def run(
 
     Returns:
         model, row_kind, spot_diameter_um, metrics, evaluations, config. Metrics hold those of each
-        part (see `evaluate`), ``ood`` (see `fit_density`) and ``not_predictable``, genes that
-        validation does not tell from chance.
+        part (see `evaluate`), ``ood`` (see `fit_density`, with `error_by_distance`),
+        ``intervals`` (see `fit_intervals`), ``cell_types`` (see `fit_types`), each where it can be
+        had, and ``not_predictable``, genes that validation does not tell from chance.
     """
     began = time.perf_counter()
     given = [SectionInput.of(section) for section in inputs["sections"]]
@@ -164,6 +168,14 @@ def run(
 
     report.stage("Evaluation")
     ood = fit_density(start.model, start.train, held_out)
+    if "test" in held_out:
+        ood["error"] = error_by_distance(start.model, held_out["test"])
+    known: dict[str, Any] = {"intervals": fit_intervals(start.model, held_out, UNIT)}
+    report.stage("Cell types")
+    known["cell_types"] = fit_types(
+        start.model, start.train, held_out, read_labels(given), report, seed=settings.seed
+    )
+    report.stage("Evaluation")
     checkpoint.save(start.model, out / "model")
     metrics = evaluate(start.model, start.train, held_out, out / "evaluation", report)
     # The test part has no say in which genes are called predictable.
@@ -174,6 +186,7 @@ def run(
         "scope": scope,
         "seconds": time.perf_counter() - began,
         **_training_totals(trainer),
+        **{name: found for name, found in known.items() if found is not None},
     }
     return {
         "model": "model",
