@@ -37,5 +37,5 @@ def arrow_answer(
         return fresh
     body = content()
     if body is None:
-        raise Http404("No such gene here.")
+        raise Http404("There are no such values here.")
     return HttpResponse(body, content_type=ARROW_STREAM, headers=headers)

@@ -14,6 +14,7 @@ from rest_framework.views import APIView
 
 from backend.accounts.permissions import Action
 from backend.cells import selectors
+from backend.cells.annotations import annotated_types
 from backend.cells.answers import arrow_answer
 from backend.cells.expression import ARROW_STREAM, coordinates, measured_column
 from backend.cells.models import CellTable
@@ -98,6 +99,15 @@ class MeasuredExpressionView(ArrowView):
 
         shared = layer.panel_hash if layer else "own panel"
         return arrow_answer(request, (table.artifact.sha256, tag(symbol), tag(shared)), content)
+
+
+class AnnotatedTypesView(ArrowView):
+    @extend_schema(parameters=[VERSION], responses=ARROW)
+    def get(self, request: Request, table_id: int) -> HttpResponseBase:
+        """Types that somebody gave the rows: column `codes` (uint8), names in metadata."""
+        table = selectors.table_for(request.user, table_id)
+        parts = (table.artifact.sha256, "types")
+        return arrow_answer(request, parts, lambda: annotated_types(table))
 
 
 class TableGenesView(APIView):

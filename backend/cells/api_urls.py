@@ -9,6 +9,11 @@ urlpatterns = [
         api.CoordinatesView.as_view(),
         name="api-coordinates",
     ),
+    path(
+        "cell-tables/<int:table_id>/cell-types/",
+        api.AnnotatedTypesView.as_view(),
+        name="api-annotated-types",
+    ),
     path("cell-tables/<int:table_id>/genes/", api.TableGenesView.as_view(), name="api-table-genes"),
     path(
         "cell-tables/<int:table_id>/expression/<str:symbol>/",

@@ -67,6 +67,7 @@ class Layer(models.Model):
         EXPRESSION = "expression"
         EMBEDDING = "embedding"
         CELL_TYPE = "cell_type"
+        TRUST = "trust"
 
     table = models.ForeignKey(CellTable, on_delete=models.CASCADE, related_name="layers")
     kind = models.CharField(max_length=20, choices=Kind.choices)

@@ -30,13 +30,23 @@ def table_for(user: User, table_id: int) -> CellTable:
     return table
 
 
-def layer_for(user: User, layer_id: int, *, table: CellTable | None = None) -> Layer:
-    """The expression layer with table and artifacts; of `table` only, when that is given."""
+EXPRESSION = (Layer.Kind.EXPRESSION,)
+ANNOTATIONS = (Layer.Kind.CELL_TYPE, Layer.Kind.TRUST)
+
+
+def layer_for(
+    user: User,
+    layer_id: int,
+    *,
+    table: CellTable | None = None,
+    kinds: tuple[Layer.Kind, ...] = EXPRESSION,
+) -> Layer:
+    """A layer of these kinds with table and artifacts; of `table` only, when that is given."""
     layers = (
         Layer.objects.visible_to(user)
         .annotate(role=role_in(user, "table__slide__study"))
         .select_related("artifact", "table__artifact")
-        .filter(pk=layer_id, kind=Layer.Kind.EXPRESSION)
+        .filter(pk=layer_id, kind__in=kinds)
     )
     layer = (layers.filter(table=table) if table else layers).first()
     if layer is None:

@@ -30,26 +30,30 @@ def add_cell_table(*, job: Job, slide: Slide, content: CellTableContent, out: Pa
     )
 
 
-def add_expression_layer(
+def add_layer(
     *,
     job: Job,
     table: CellTable,
     model_artifact: Artifact,
+    kind: Layer.Kind,
     path: Path,
-    unit: str,
-    panel_hash: str,
+    unit: str = "",
+    panel_hash: str = "",
 ) -> Layer:
-    """Store a predicted expression layer; it takes the place of the same model's earlier one."""
+    """Store a layer of a model; it takes the place of the same model's earlier one of its kind.
+
+    `unit` and `panel_hash` are those of predicted expression; other kinds have none.
+    """
     artifact = store_artifact(
         job=job,
         path=path,
         kind=Artifact.Kind.LAYER,
         inputs=[table.slide.artifact, table.artifact, model_artifact],
     )
-    table.layers.filter(kind=Layer.Kind.EXPRESSION, model_artifact=model_artifact).delete()
+    table.layers.filter(kind=kind, model_artifact=model_artifact).delete()
     return Layer.objects.create(
         table=table,
-        kind=Layer.Kind.EXPRESSION,
+        kind=kind,
         artifact=artifact,
         model_artifact=model_artifact,
         unit=unit,

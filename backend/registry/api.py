@@ -12,10 +12,11 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from backend.accounts.permissions import Action
+from backend.cells.annotations import layer_annotations
 from backend.cells.answers import arrow_answer
 from backend.cells.api import ARROW, VERSION, ArrowView, tag
 from backend.cells.expression import predicted_column
-from backend.cells.selectors import layer_for
+from backend.cells.selectors import ANNOTATIONS, layer_for
 from backend.jobs.api import JobSerializer, job_json
 from backend.jobs.models import Job
 from backend.registry import selectors, serializers, services
@@ -56,6 +57,19 @@ class PredictedExpressionView(ArrowView):
 
         parts = (layer.artifact.sha256, layer.table.artifact.sha256, tag(symbol), tag(name))
         return arrow_answer(request, parts, content)
+
+
+class LayerAnnotationsView(ArrowView):
+    @extend_schema(parameters=[VERSION], responses=ARROW)
+    def get(self, request: Request, layer_id: int) -> HttpResponseBase:
+        """Predicted types (`codes`, `probability`) or trust (`ood`) of each row, uint8."""
+        layer = layer_for(request.user, layer_id, kinds=ANNOTATIONS)
+        name = model_name(layer)
+        return arrow_answer(
+            request,
+            (layer.artifact.sha256, tag(name)),
+            lambda: layer_annotations(layer, name),
+        )
 
 
 class ModelListView(ListAPIView):

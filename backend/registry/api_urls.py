@@ -14,6 +14,11 @@ urlpatterns = [
         api.PredictedExpressionView.as_view(),
         name="api-predicted-expression",
     ),
+    path(
+        "layers/<int:layer_id>/annotations/",
+        api.LayerAnnotationsView.as_view(),
+        name="api-layer-annotations",
+    ),
     path("models/<int:model_id>/", api.ModelDetailView.as_view(), name="api-model"),
     path(
         "models/<int:model_id>/evaluations/<int:evaluation_id>/genes/",

@@ -83,7 +83,8 @@ class TrainResult(BaseModel):
 
 
 class PredictedSlide(BaseModel):
-    """`table` is there when the rows had to be found first.
+    """`table` is there when the rows had to be found first. `annotations` are those that the model
+    makes of rows, whether it declined the slide or not.
 
     `ood_share` is the share of rows outside the model's training distribution, None where the model
     does not know one. A slide that the model `declined` for it has no layer.
@@ -97,6 +98,7 @@ class PredictedSlide(BaseModel):
     n_rows: int
     ood_share: float | None = None
     declined: bool = False
+    annotations: dict[Literal["cell_type", "trust"], str | None] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _layer_unless_declined(self) -> PredictedSlide:

@@ -9,7 +9,7 @@ from django.urls import reverse
 
 from backend.accounts.services import record
 from backend.cells.models import CellTable, Layer
-from backend.cells.services import add_cell_table, add_expression_layer
+from backend.cells.services import add_cell_table, add_layer
 from backend.jobs.kinds import Spec
 from backend.jobs.models import Job
 from backend.jobs.services import local
@@ -21,6 +21,7 @@ from backend.slides.selectors import slides_of
 from backend.studies.models import Study
 from ml.errors import InputError
 from ml.io import layers
+from ml.io.annotations import Annotations
 
 
 def model_of(study: Study, model_id: int) -> ModelVersion:
@@ -151,14 +152,19 @@ def _save_layer(
     job: Job, model: ModelVersion, slide: Slide, predicted: PredictedSlide, out: Path
 ) -> None:
     path = out / predicted.layer
-    add_expression_layer(
+    table = _table_found(job, slide, predicted, out) or _table_named(
+        slide, layers.Layer.open(path).table_sha256
+    )
+    add_layer(
         job=job,
-        table=_table_found(job, slide, predicted, out) or _table_named(slide, path),
+        table=table,
         model_artifact=model.artifact,
+        kind=Layer.Kind.EXPRESSION,
         path=path,
         unit=predicted.unit,
         panel_hash=predicted.panel_hash,
     )
+    _save_annotations(job, model, table, predicted, out)
     slide.declined.filter(model_artifact=model.artifact).delete()
 
 
@@ -169,13 +175,36 @@ def _decline(
 
     Rows that were found are kept: where the nuclei are does not depend on the model.
     """
-    _table_found(job, slide, predicted, out)
+    table = _table_found(job, slide, predicted, out)
     Layer.objects.filter(table__slide=slide, model_artifact=model.artifact).delete()
+    if any(predicted.annotations.values()):
+        named = table or _table_named(slide, _annotated_table(predicted, out))
+        _save_annotations(job, model, named, predicted, out)
     Declined.objects.update_or_create(
         slide=slide,
         model_artifact=model.artifact,
         defaults={"job": job, "share": predicted.ood_share, "threshold": _threshold(model)},
     )
+
+
+def _save_annotations(
+    job: Job, model: ModelVersion, table: CellTable, predicted: PredictedSlide, out: Path
+) -> None:
+    """Types and trust of the rows; what the model says no more goes."""
+    kinds = (Layer.Kind.CELL_TYPE, Layer.Kind.TRUST)
+    table.layers.filter(kind__in=kinds, model_artifact=model.artifact).delete()
+    for kind in kinds:
+        path = predicted.annotations.get(kind.value)
+        if path:
+            add_layer(
+                job=job, table=table, model_artifact=model.artifact, kind=kind, path=out / path
+            )
+
+
+def _annotated_table(predicted: PredictedSlide, out: Path) -> str:
+    """Hash of the table whose rows the annotations are about."""
+    path = next(path for path in predicted.annotations.values() if path)
+    return str(Annotations.open(out / path).attributes["table_sha256"])
 
 
 def _threshold(model: ModelVersion) -> float:
@@ -195,10 +224,9 @@ def _table_found(job: Job, slide: Slide, predicted: PredictedSlide, out: Path) -
     return add_cell_table(job=job, slide=slide, content=found, out=out)
 
 
-def _table_named(slide: Slide, layer: Path) -> CellTable:
-    """The slide's table in whose row order the layer is."""
-    named = layers.Layer.open(layer).table_sha256
-    table = slide.cell_tables.select_related("artifact").filter(artifact__sha256=named).first()
+def _table_named(slide: Slide, sha256: str) -> CellTable:
+    """The slide's table of this content, in whose row order the layers are."""
+    table = slide.cell_tables.select_related("artifact").filter(artifact__sha256=sha256).first()
     if table is None:
         raise InputError(
             "predict.table_changed",

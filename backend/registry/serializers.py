@@ -35,6 +35,10 @@ class ScoredLayerSerializer(LayerSerializer):
     not_predictable = serializers.DictField(
         help_text="Gene → pcc, low, high in validation: what the model cannot tell from H&E."
     )
+    intervals = serializers.DictField(
+        allow_null=True,
+        help_text="level, half_width by gene, and coverage on held-out patients; null without.",
+    )
 
 
 class CellTableSerializer(serializers.Serializer):
@@ -51,6 +55,7 @@ class CellTableSerializer(serializers.Serializer):
 
 class ScoredTableSerializer(CellTableSerializer):
     layers = ScoredLayerSerializer(many=True)
+    annotated = serializers.BooleanField(help_text="Rows came with cell types.")
 
 
 class DeclinedSerializer(serializers.Serializer):

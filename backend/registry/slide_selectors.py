@@ -10,6 +10,7 @@ from django.db.models import Count
 from django.urls import reverse
 
 from backend.accounts.models import User
+from backend.cells.annotations import has_annotated_types
 from backend.cells.api import coordinates_url
 from backend.cells.models import CellTable, Layer
 from backend.registry.models import (
@@ -77,19 +78,26 @@ def slide_document(slide: Slide, user: User) -> dict[str, Any]:
     """One slide with the address of its tiles and its study; `slide` comes from `slide_for`."""
     (document,) = slide_documents([slide], user, tiles=True)
     document["study"] = slide.study.slug
-    _say_what_is_not_predictable(document)
+    _say_how_far_to_trust(document)
+    known = CellTable.objects.filter(slide=slide).select_related("artifact")
+    annotated = {table.pk for table in known if has_annotated_types(table)}
+    for table in document["tables"]:
+        table["annotated"] = table["id"] in annotated
     return document
 
 
-def _say_what_is_not_predictable(document: dict[str, Any]) -> None:
-    """Adds to each layer the genes that its model cannot tell from H&E, with their scores."""
+def _say_how_far_to_trust(document: dict[str, Any]) -> None:
+    """Adds to each layer the genes that its model cannot tell from H&E, and its intervals."""
     layers = [layer for table in document["tables"] for layer in table["layers"]]
     models = ModelVersion.objects.filter(
         pk__in={layer["model"]["id"] for layer in layers if layer["model"]}
     ).defer("config")
-    refused = {model.pk: not_predictable(model) for model in models}
+    by_id = {model.pk: model for model in models}
+    refused = {pk: not_predictable(model) for pk, model in by_id.items()}
     for layer in layers:
-        layer["not_predictable"] = refused[layer["model"]["id"]] if layer["model"] else {}
+        known = layer["model"] and layer["model"]["id"]
+        layer["not_predictable"] = refused[known] if known else {}
+        layer["intervals"] = by_id[known].metrics.get("intervals") if known else None
 
 
 class _Known:

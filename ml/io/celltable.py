@@ -257,10 +257,14 @@ class CellTable:
 
         None where the table has no such labels.
         """
-        if f"obs/{name}/codes" not in self._root:
+        if not self.has_labels(name):
             return None
         codes = np.asarray(self._array(f"obs/{name}/codes")[:], np.int32)
         return codes, self._strings(f"obs/{name}/categories")
+
+    def has_labels(self, name: str = CELL_TYPE) -> bool:
+        """Whether rows came with labels."""
+        return f"obs/{name}/codes" in self._root
 
     def counts(self) -> sparse.csr_matrix:
         """All raw counts, (rows, genes) uint32 CSR."""

@@ -27,6 +27,7 @@ from backend.registry.models import (
 )
 from backend.slides.models import Slide
 from backend.studies.models import Patient, Specimen, Study
+from ml.io.annotations import write_trust
 from ml.io.celltable import panel_hash, write_cell_table
 from ml.io.layers import UNIT, LayerWriter
 from ml.io.slides import open_slide, write_pyramid
@@ -73,6 +74,7 @@ def add_table(
     n_rows: int = 40,
     source: str = "measured",
     row_kind: str = "cell",
+    cell_types: list[str] | None = None,
 ) -> CellTable:
     """A cell table with these counts (rows × genes), or random ones; `symbols=[]`: positions."""
     symbols = GENES if symbols is None else symbols
@@ -92,6 +94,7 @@ def add_table(
             row_kind=row_kind,
             spot_diameter_um=100.0 if row_kind == "spot" else None,
             source=source,
+            cell_types=cell_types,
         )
         artifact = store_artifact(
             job=slide.study.jobs.first(), path=path, kind=Artifact.Kind.CELL_TABLE
@@ -152,6 +155,20 @@ def add_layer(table: CellTable, model: ModelVersion, values: np.ndarray, symbols
         table=table, kind="expression", artifact=artifact, model_artifact=model.artifact,
         unit=UNIT, panel_hash=panel_hash(symbols),
     )  # fmt: skip
+
+
+def add_trust(table: CellTable, model: ModelVersion, ood: np.ndarray) -> Layer:
+    """How far the rows lie from the model's training rows, (rows,) uint8."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trust.zarr"
+        write_trust(
+            path, ood=ood.astype(np.uint8), threshold=4.0,
+            table_sha256=table.artifact.sha256, model_sha256=model.artifact.sha256,
+        )  # fmt: skip
+        artifact = store_artifact(job=model.job, path=path, kind=Artifact.Kind.LAYER)
+    return Layer.objects.create(
+        table=table, kind="trust", artifact=artifact, model_artifact=model.artifact
+    )
 
 
 def add_truth(study: Study, truth: dict) -> PlantedTruth:

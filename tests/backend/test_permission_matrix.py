@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from backend.accounts.permissions import PERMISSIONS, Action, Role
-from tests.backend.rows import add_layer, add_model, add_slide, add_table, add_truth
+from tests.backend.rows import add_layer, add_model, add_slide, add_table, add_trust, add_truth
 from tests.ml.io.test_study_planted import TRUTH
 
 APPS = ("studies", "slides", "cells", "registry")
@@ -47,6 +47,8 @@ ENDPOINTS = [
     Endpoint(
         "api-predicted-expression", "/api/v1/layers/{layer}/expression/ERBB2/", Action.CELLS_VIEW
     ),
+    Endpoint("api-annotated-types", "/api/v1/cell-tables/{table}/cell-types/", Action.CELLS_VIEW),
+    Endpoint("api-layer-annotations", "/api/v1/layers/{trust}/annotations/", Action.CELLS_VIEW),
     Endpoint("api-models", "/api/v1/studies/{slug}/models/", Action.MODEL_VIEW),
     Endpoint("api-model", "/api/v1/models/{model}/", Action.MODEL_VIEW),
     Endpoint(
@@ -89,7 +91,7 @@ OF_NO_STUDY = {"api-studies", "api-import", "home", "import", "tile", "thumbnail
 
 @pytest.fixture
 def things(object_store, study):
-    table = add_table(add_slide(study))
+    table = add_table(add_slide(study), n_rows=40, cell_types=["tumour"] * 40)
     model = add_model(study, {table: "train"})  # a candidate: it can be promoted once
     layer = add_layer(table, model, np.ones((40, 4)))
     add_truth(study, TRUTH)
@@ -98,6 +100,7 @@ def things(object_store, study):
         "slide": table.slide_id,
         "table": table.pk,
         "layer": layer.pk,
+        "trust": add_trust(table, model, np.zeros(40)).pk,
         "model": model.pk,
         "evaluation": model.evaluations.get().pk,
     }

@@ -135,6 +135,8 @@ class TestReading:
 
         detail = client.get(f"/api/v1/slides/{table.slide_id}/").json()
         assert detail["tables"][0]["layers"][0].pop("not_predictable") == {}
+        assert detail["tables"][0]["layers"][0].pop("intervals") is None
+        assert detail["tables"][0].pop("annotated") is False
         assert detail["tables"] == by_code["S1"]["tables"]
         assert detail["study"] == "study" and detail["synthetic"] is False
         coordinates = client.get(detail["tables"][0]["coordinates_url"])
