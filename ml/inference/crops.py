@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ml.inference.features import stop_if_asked
-from ml.models.vit import CROP
+from ml.models.batches import CropBatch
 
 if TYPE_CHECKING:
     from ml.io.slides import SlideReader
-    from ml.report import Report
 
 CELL_UM, CONTEXT_UM = 28.0, 112.0
+CONTEXT_PIXELS, CELL_PIXELS = 224, 112
+# Side in level-0 px of the squares that rows are read in the order of.
+_PLACE = 512
+# Pinned memory is copied to a GPU while the GPU computes.
+PINNED = torch.cuda.is_available()
 
 
 def crop_sides(row_kind: str, spot_diameter_um: float | None) -> tuple[float, float]:
@@ -28,7 +32,7 @@ def crop_sides(row_kind: str, spot_diameter_um: float | None) -> tuple[float, fl
 
 
 def crop(
-    slide: SlideReader, x: float, y: float, side_um: float, mpp: float, pixels: int = CROP
+    slide: SlideReader, x: float, y: float, side_um: float, mpp: float, pixels: int = CELL_PIXELS
 ) -> NDArray[np.uint8]:
     """A square of the slide centred on (x, y), mirrored beyond the border.
 
@@ -45,37 +49,53 @@ def crop(
     return slide.region(x - side / 2, y - side / 2, side, side, out_width=pixels, out_height=pixels)
 
 
-def row_crops(
-    slide: SlideReader,
-    xy: NDArray[np.float32],
-    mpp: float,
-    sides: tuple[float, float],
-    path: Path,
-    report: Report,
-    span: tuple[float, float] = (0.0, 1.0),
-) -> NDArray[np.uint8]:
-    """Crops of all rows, from the file at `path` if it is complete, else written to it.
+def by_place(xy: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Order of rows (n, 2) in level-0 pixels in which those that lie together follow each other."""
+    place = np.floor(xy / _PLACE)
+    return np.lexsort((xy[:, 0], place[:, 0], place[:, 1]))
 
-    Rows are read in the order of their place on the slide, so that neighbours share decoded tiles.
 
-    Returns:
-        (n, 2, CROP, CROP, 3) uint8, context first, memory-mapped read-only.
+class CropSource:
+    """Crops of a slide's rows, cut out of it whenever they are asked for.
+
+    Args:
+        slide: open slide.
+        xy: (n, 2) positions in level-0 pixels.
+        mpp: microns per level-0 pixel.
+        sides_um: sides of the context and of the row itself, see `crop_sides`.
     """
-    shape = (len(xy), 2, CROP, CROP, 3)
-    if len(xy) == 0:
-        return np.zeros(shape, np.uint8)
-    done = path.with_suffix(path.suffix + ".json")
-    identity = {"shape": list(shape), "sides_um": list(sides)}
-    if not (done.exists() and json.loads(done.read_text()) == identity):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store = np.memmap(path, np.uint8, "w+", shape=shape)
-        place = np.floor(xy / 512)
-        for count, row in enumerate(np.lexsort((xy[:, 0], place[:, 0], place[:, 1]))):
-            stop_if_asked(report)
-            for i, side in enumerate(sides):
-                store[row, i] = crop(slide, float(xy[row, 0]), float(xy[row, 1]), side, mpp)
-            report.progress(span[0] + (span[1] - span[0]) * count / len(xy))
-        store.flush()
-        done.write_text(json.dumps(identity))
-    report.progress(span[1])
-    return np.memmap(path, np.uint8, "r", shape=shape)
+
+    def __init__(
+        self,
+        slide: SlideReader,
+        xy: NDArray[np.float32],
+        mpp: float,
+        sides_um: tuple[float, float],
+    ) -> None:
+        self.slide, self.xy, self.mpp, self.sides_um = slide, xy, mpp, sides_um
+        self._threads: ThreadPoolExecutor | None = None
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+    def read(self, rows: NDArray[np.int64]) -> CropBatch:
+        """Crops of some rows, in their order, on the CPU.
+
+        They are read by threads in the order of their place on the slide, so that neighbours share
+        decoded tiles.
+        """
+        context, cell = (
+            torch.empty(len(rows), side, side, 3, dtype=torch.uint8, pin_memory=PINNED)
+            for side in (CONTEXT_PIXELS, CELL_PIXELS)
+        )
+        into = ((context.numpy(), CONTEXT_PIXELS), (cell.numpy(), CELL_PIXELS))
+
+        def fill(place: int) -> None:
+            x, y = (float(v) for v in self.xy[rows[place]])
+            for (images, pixels), side in zip(into, self.sides_um, strict=True):
+                images[place] = crop(self.slide, x, y, side, self.mpp, pixels)
+
+        self._threads = self._threads or ThreadPoolExecutor(os.cpu_count() or 1)
+        for _ in self._threads.map(fill, by_place(self.xy[rows]).tolist()):
+            pass
+        return CropBatch(context, cell)

@@ -1,28 +1,29 @@
-"""Image features of every row of a slide, by one forward pass per tile, kept as a float16 file."""
+"""What an image encoder gives for every row of a slide, computed into a file that can be resumed.
+
+How rows are seen is a `Forward`: `ml.inference.shared` runs the encoder over tiles,
+`ml.inference.exact` over an image around each row.
+"""
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor
 
-from ml.models import encoders
-from ml.models.features import GRID, FeatureSpec, Scale, tile_features
+from ml.inference.memory import enough_memory, give_back
+from ml.inference.pipeline import Leaving, overlapped
+from ml.io.journal import Journal
 
 if TYPE_CHECKING:
-    from ml.io.slides import SlideReader
     from ml.report import Report
 
-# Side in px of the square of rows that one tile serves. The tile itself is wider by the margins.
-CORE = 1024
-
+Rows = NDArray[np.int64]
 Tile = tuple[int, int, int, int]
 
 
@@ -37,106 +38,138 @@ def stop_if_asked(report: Report) -> None:
         raise SystemExit(143)
 
 
-def tiles(
-    xy: NDArray[np.float32], mpp: float, scale: Scale, core: int = CORE
-) -> Iterator[tuple[NDArray[np.int64], Tile]]:
-    """Tiles that hold rows, each cut down to the rows in it and their margins.
+@dataclass(frozen=True)
+class Block:
+    """What one forward pass is over.
 
-    Args:
-        xy: (n, 2) positions in level-0 pixels.
-        mpp: microns per level-0 pixel.
-        scale: resolution and windows.
-        core: side in px at ``scale.mpp`` of the grid that rows are dealt to.
-
-    Yields:
-        row numbers and the tile (x, y, width, height) in px at ``scale.mpp``.
+    Attributes:
+        number: among all blocks of the slide.
+        scale: number of the spec's scale.
+        rows: numbers of the rows; those of each tile follow each other.
+        tiles: the tiles that they lie in, with the number of rows in each; none where every row
+            has an image of its own.
     """
-    points = xy.astype(np.float64) * (mpp / scale.mpp)
-    cell = np.floor(points / core).astype(np.int64)
-    order = np.lexsort((cell[:, 0], cell[:, 1]))
-    ordered = cell[order]
-    starts = np.flatnonzero(np.any(np.diff(ordered, axis=0, prepend=-(2**62)), axis=1))
-    for rows in np.split(order, starts[1:]):
-        low = np.floor((points[rows].min(0) - scale.margin) / GRID).astype(int) * GRID
-        high = np.ceil((points[rows].max(0) + scale.margin) / GRID).astype(int) * GRID
-        (x, y), (width, height) = low.tolist(), (high - low).tolist()
-        yield np.sort(rows), (x, y, width, height)
+
+    number: int
+    scale: int
+    rows: Rows
+    tiles: tuple[tuple[Tile, int], ...] = ()
 
 
-def _read(slide: SlideReader, mpp: float, scale: Scale, tile: Tile) -> NDArray[np.uint8]:
-    """Pixels of a tile at the scale, mirrored beyond the slide's border."""
-    x, y, width, height = tile
-    zoom = scale.mpp / mpp
-    return slide.region(
-        x * zoom, y * zoom, width * zoom, height * zoom, out_width=width, out_height=height
-    )
+@dataclass(frozen=True)
+class Pixels:
+    """What is read for a block: images (n, 3, H, W) uint8 of each kind, and rows' places in them.
+
+    Attributes:
+        images: one tensor, or two for models of two crops.
+        points: of each tile, (k, 2) in its pixels.
+    """
+
+    images: tuple[Tensor, ...]
+    points: tuple[Tensor, ...] = ()
+
+    def to(self, where: torch.device) -> Pixels:
+        """The same on a device."""
+        return Pixels(
+            tuple(t.to(where, non_blocking=True) for t in self.images),
+            tuple(t.to(where, non_blocking=True) for t in self.points),
+        )
 
 
-@functools.cache
-def _encoder(name: str, where: torch.device) -> nn.Module:
-    """The encoder, its weights read once."""
-    return encoders.get(name).build().to(where)
+class Forward(Protocol):
+    """A way to see the rows of a slide.
+
+    Attributes:
+        width: numbers per row.
+        dtype: that they are kept as.
+    """
+
+    width: int
+    dtype: type[np.floating[Any]]
+    device: torch.device
+
+    def at_once(self) -> int:
+        """Images in one forward pass. Raises InputError ``predict.memory``."""
+        ...
+
+    def blocks(self, at_once: int) -> Sequence[Block]:
+        """All that there is to compute; the same for the same number of images."""
+        ...
+
+    def read(self, block: Block) -> Pixels:
+        """Its pixels, on the CPU; called in threads."""
+        ...
+
+    def compute(self, block: Block, pixels: Pixels) -> Tensor:
+        """(rows of the block, columns) on the device, where the pixels are too."""
+        ...
+
+    def columns(self, block: Block) -> slice:
+        """The columns that it gives."""
+        ...
 
 
-def row_features(
-    slide: SlideReader,
-    xy: NDArray[np.float32],
-    mpp: float,
-    spec: FeatureSpec,
+def compute_rows(
+    forward: Forward,
+    n_rows: int,
     path: Path,
+    identity: dict[str, Any],
+    where: str,
     report: Report,
     span: tuple[float, float] = (0.0, 1.0),
-) -> NDArray[np.float16]:
-    """Features of all rows, from the file at `path` if it is complete, else computed into it.
+) -> NDArray[np.floating[Any]]:
+    """What the forward gives for all rows, in the file at `path`.
+
+    A journal beside the file says which blocks are complete; those are not computed again.
 
     Args:
-        slide: open slide.
-        xy: (n, 2) positions in level-0 pixels.
-        mpp: microns per level-0 pixel.
-        spec: what to measure.
-        path: file to keep them in; ``path.json`` beside it marks it complete.
+        identity: what the numbers depend on.
+        where: the slide, for messages.
         report: told of progress within `span`, and asked whether to stop.
 
     Returns:
-        (n, spec.dim) float16, memory-mapped read-only.
+        (n_rows, forward.width), memory-mapped read-only.
+
+    Raises:
+        InputError: ``predict.memory``, and those of the slide.
     """
-    done = path.with_suffix(path.suffix + ".json")
-    shape = (len(xy), spec.dim)
-    identity = {"shape": list(shape), "spec": spec.as_dict()}
-    if len(xy) == 0:
-        return np.zeros(shape, np.float16)
-    if not (done.exists() and json.loads(done.read_text()) == identity):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _compute(slide, xy, mpp, spec, path, report, span)
-        done.write_text(json.dumps(identity))
+    shape = (n_rows, forward.width)
+    if n_rows == 0:
+        return np.zeros(shape, forward.dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = n_rows * forward.width * np.dtype(forward.dtype).itemsize
+    log = path.with_name(path.name + ".journal")
+    if not path.is_file() or path.stat().st_size != size:
+        log.unlink(missing_ok=True)
+    with torch.inference_mode():
+        journal = Journal(
+            log,
+            {"shape": list(shape), "dtype": np.dtype(forward.dtype).name, **identity},
+            lambda: {"at_once": forward.at_once()},
+        )
+        blocks = forward.blocks(int(journal.chosen["at_once"]))
+        store = np.memmap(path, forward.dtype, "r+" if journal.resumed else "w+", shape=shape)
+        store.flush()
+
+        def compute(block: Block, pixels: Pixels) -> Leaving:
+            with torch.inference_mode(), enough_memory(where):
+                return Leaving(forward.compute(block, pixels.to(forward.device)))
+
+        def write(block: Block, values: Leaving) -> None:
+            store[block.rows, forward.columns(block)] = values.numpy()
+            store.flush()
+            journal.add(block.number)
+            give_back(store)
+
+        left = [block for block in blocks if block.number not in journal.done]
+        total = sum(len(block.rows) for block in blocks)
+        finished = total - sum(len(block.rows) for block in left)
+        try:
+            for block in overlapped(left, forward.read, compute, write):
+                finished += len(block.rows)
+                report.progress(span[0] + (span[1] - span[0]) * finished / total)
+                stop_if_asked(report)
+        finally:
+            journal.close()
     report.progress(span[1])
-    return np.memmap(path, np.float16, "r", shape=shape)
-
-
-def _compute(
-    slide: SlideReader,
-    xy: NDArray[np.float32],
-    mpp: float,
-    spec: FeatureSpec,
-    path: Path,
-    report: Report,
-    span: tuple[float, float],
-) -> None:
-    where = device()
-    entry = encoders.get(spec.encoder)
-    encoder = _encoder(spec.encoder, where)
-    store = np.memmap(path, np.float16, "w+", shape=(len(xy), spec.dim))
-    total = len(xy) * len(spec.scales)
-    finished = start = 0
-    for index, scale in enumerate(spec.scales):
-        width = sum(count for at, *_, count in spec.blocks if at == index)
-        for rows, tile in tiles(xy, mpp, scale):
-            image = _read(slide, mpp, scale, tile)
-            centres = xy[rows].astype(np.float64) * (mpp / scale.mpp) - tile[:2]
-            values = tile_features(image, centres, scale, encoder, entry, where)
-            store[rows, start : start + width] = values
-            finished += len(rows)
-            report.progress(span[0] + (span[1] - span[0]) * finished / total)
-            stop_if_asked(report)
-        start += width
-    store.flush()
+    return np.memmap(path, forward.dtype, "r", shape=shape)

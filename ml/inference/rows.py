@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,6 +17,7 @@ from scipy.sparse import csr_matrix
 
 from ml.errors import InputError
 from ml.inference.features import stop_if_asked
+from ml.models.checkpoint import write_json
 from ml.models.past import PAST
 
 if TYPE_CHECKING:
@@ -34,6 +37,15 @@ class Target:
     mpp: float
     table: Path | None
     table_sha256: str | None
+
+    def identity(self) -> dict[str, Any]:
+        """What stands for the slide and its table; another file has another size or time."""
+        file = self.slide.stat()
+        return {
+            "slide": [str(self.slide), file.st_size, file.st_mtime_ns],
+            "mpp": self.mpp,
+            "table": self.table_sha256,
+        }
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Target:
@@ -152,13 +164,25 @@ def check_rows(model: PAST, row_kind: str, n_rows: int, target: Target) -> None:
 def _find_rows(
     model: PAST, slide: SlideReader, target: Target, out: Path, report: Report
 ) -> tuple[dict[str, Any], Path, str]:
-    """Nuclei or a grid of spots on the tissue, as a table of positions without counts."""
+    """Nuclei or a grid of spots on the tissue, as a table of positions without counts.
+
+    They are found once: an attempt that comes later takes the table from `out`.
+    """
     from ml.io.celltable import write_cell_table
     from ml.io.store import content_hash
     from ml.segmentation.nuclei import detect_nuclei
     from ml.segmentation.tissue import spot_grid
 
     config = model.config
+    path = Path("tables") / f"{target.slide_code}.zarr"
+    kept = out / path.with_suffix(".json")
+    identity = {
+        **target.identity(), "row_kind": config.row_kind,
+        "spot_um": [config.spot_diameter_um, config.spot_pitch_um],
+    }  # fmt: skip
+    before = read_json(kept)
+    if before and before["identity"] == identity:
+        return before["content"], out / path, before["sha256"]
     if config.row_kind == "cell":
         xy, source = detect_nuclei(slide, target.mpp, report), "nuclei:classical"
     else:
@@ -166,7 +190,7 @@ def _find_rows(
         pitch = config.spot_pitch_um or 2 * diameter
         xy, source = spot_grid(slide, target.mpp, pitch), "grid"
     check_rows(model, config.row_kind, len(xy), target)
-    path = Path("tables") / f"{target.slide_code}.zarr"
+    shutil.rmtree(out / path, ignore_errors=True)
     (out / path).parent.mkdir(parents=True, exist_ok=True)
     info = write_cell_table(
         out / path,
@@ -184,4 +208,15 @@ def _find_rows(
         "source": source, "spot_diameter_um": info.spot_diameter_um,
         "panel_hash": info.panel_hash,
     }  # fmt: skip
-    return content, out / path, content_hash(out / path)[0]
+    sha256 = content_hash(out / path)[0]
+    write_json(kept, {"identity": identity, "content": content, "sha256": sha256})
+    return content, out / path, sha256
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What an earlier attempt wrote, None where there is nothing that can be read."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found

@@ -7,6 +7,7 @@ gene of a million cells is one read of a megabyte and half a step of the scale i
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import uuid
 from pathlib import Path
@@ -20,6 +21,7 @@ from zarr.codecs import BloscCodec
 
 from ml.errors import InputError
 from ml.io.celltable import panel_hash
+from ml.io.journal import Journal
 
 UNIT = "log1p(counts per 10,000)"
 _BUFFER_BYTES = 32 * 2**20
@@ -38,6 +40,14 @@ class LayerWriter:
         with LayerWriter(out, symbols=symbols, n_rows=n, …) as layer:
             for block in blocks:  # (k, genes) float32
                 layer.append(block)
+
+    Given a `work` folder, blocks are parked there and stay there on an error, also on one that
+    ends the process: the next writer of the same layer goes on with the row that `written` says.
+
+    Attributes:
+        block_rows: rows that are parked together; all blocks but the last have so many.
+        written: rows that are parked.
+        sums: (genes,) float64 sums of the values of the rows that are parked.
     """
 
     def __init__(
@@ -49,6 +59,7 @@ class LayerWriter:
         table_sha256: str,
         model_sha256: str,
         unit: str = UNIT,
+        work: Path | None = None,
     ) -> None:
         if not symbols or n_rows <= 0 or len(set(symbols)) != len(symbols):
             raise ValueError("a layer needs rows and unique genes")
@@ -57,16 +68,22 @@ class LayerWriter:
         self.n_rows = n_rows
         self._about = {"unit": unit, "table_sha256": table_sha256, "model_sha256": model_sha256}
         genes = len(symbols)
-        self._block_rows = max(1, min(n_rows, _BUFFER_BYTES // (4 * genes)))
-        self._buffer = np.empty((self._block_rows, genes), np.float32)
+        self.block_rows = max(1, min(n_rows, _BUFFER_BYTES // (4 * genes)))
+        self._buffer = np.empty((self.block_rows, genes), np.float32)
         self._buffered = 0
-        self._written = 0
+        self.written = 0
+        self.sums = np.zeros(genes)
         self._low = np.full(genes, np.inf, np.float32)
         self._high = np.full(genes, -np.inf, np.float32)
-        self._part = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
-        self._part.mkdir(parents=True)
+        self._kept = work is not None
+        self._part = work or out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
+        self._part.mkdir(parents=True, exist_ok=True)
         self._scratch_path = self._part / "scratch"
-        self._scratch = self._scratch_path.open("wb")
+        self._journal = Journal(
+            self._part / "journal", {**self._about, "symbols": symbols, "n_rows": n_rows}
+        )
+        self._take_over()
+        self._scratch = self._scratch_path.open("ab")
 
     def append(self, rows: NDArray[np.float32]) -> None:
         """Takes the next (k, genes) values, in the table's row order.
@@ -76,16 +93,16 @@ class LayerWriter:
         """
         if rows.ndim != 2 or rows.shape[1] != len(self.symbols):
             raise ValueError(f"block of shape {rows.shape} for {len(self.symbols)} genes")
-        if self._written + self._buffered + len(rows) > self.n_rows:
+        if self.written + self._buffered + len(rows) > self.n_rows:
             raise ValueError(f"more than {self.n_rows} rows")
         if not np.isfinite(rows).all():
             raise ValueError("a predicted value is not finite")
         while len(rows):
-            taken = min(len(rows), self._block_rows - self._buffered)
+            taken = min(len(rows), self.block_rows - self._buffered)
             self._buffer[self._buffered : self._buffered + taken] = rows[:taken]
             self._buffered += taken
             rows = rows[taken:]
-            if self._buffered == self._block_rows:
+            if self._buffered == self.block_rows:
                 self._flush()
 
     def close(self) -> None:
@@ -96,20 +113,23 @@ class LayerWriter:
         """
         self._flush()
         self._scratch.close()
-        if self._written != self.n_rows:
+        if self.written != self.n_rows:
             self.discard()
-            raise ValueError(f"{self._written} of {self.n_rows} rows were written")
+            raise ValueError(f"{self.written} of {self.n_rows} rows were written")
         self._write()
-        self._scratch_path.unlink()
         if self.out.exists():
             shutil.rmtree(self.out)
         (self._part / "layer").replace(self.out)
-        self._part.rmdir()
+        self.discard()
 
     def discard(self) -> None:
-        """Gives up: removes what was written so far."""
-        self._scratch.close()
+        """Removes what is parked."""
+        self._end()
         shutil.rmtree(self._part, ignore_errors=True)
+
+    def _end(self) -> None:
+        self._scratch.close()
+        self._journal.close()
 
     def __enter__(self) -> LayerWriter:
         return self
@@ -122,18 +142,44 @@ class LayerWriter:
     ) -> None:
         if kind is None:
             self.close()
+        elif self._kept:
+            self._end()
         else:
             self.discard()
 
     def _flush(self) -> None:
         if not self._buffered:
             return
-        block = self._buffer[: self._buffered]
-        np.minimum(self._low, block.min(axis=0), out=self._low)
-        np.maximum(self._high, block.max(axis=0), out=self._high)
-        self._scratch.write(np.ascontiguousarray(block.T).tobytes())
-        self._written += self._buffered
+        turned = np.ascontiguousarray(self._buffer[: self._buffered].T)
+        self._scratch.write(turned.tobytes())
+        self._scratch.flush()
+        if self._kept:
+            os.fdatasync(self._scratch.fileno())
+        self._journal.add(self.written // self.block_rows)
+        self._count(turned)
         self._buffered = 0
+
+    def _count(self, turned: NDArray[np.float32]) -> None:
+        """Takes note of a parked block (genes, rows)."""
+        np.minimum(self._low, turned.min(axis=1), out=self._low)
+        np.maximum(self._high, turned.max(axis=1), out=self._high)
+        self.sums += turned.sum(axis=1, dtype=np.float64)
+        self.written += turned.shape[1]
+
+    def _take_over(self) -> None:
+        """Counts the blocks that an earlier writer parked; what comes after them goes."""
+        genes = len(self.symbols)
+        whole = self._scratch_path.stat().st_size if self._scratch_path.exists() else 0
+        with self._scratch_path.open("ab" if self._journal.resumed else "wb"):
+            pass
+        while self._journal.resumed and self.written // self.block_rows in self._journal.done:
+            rows = min(self.block_rows, self.n_rows - self.written)
+            start = 4 * genes * self.written
+            if rows <= 0 or start + 4 * genes * rows > whole:
+                break
+            parked = np.fromfile(self._scratch_path, np.float32, genes * rows, offset=start)
+            self._count(parked.reshape(genes, rows))
+        os.truncate(self._scratch_path, 4 * genes * self.written)
 
     def _write(self) -> None:
         genes = len(self.symbols)
@@ -166,12 +212,16 @@ class LayerWriter:
         out = np.empty((stop - start, self.n_rows), np.uint8)
         divisor = np.where(scale > 0, scale, 1)[:, None]
         low = self._low[start:stop, None]
-        scratch = np.memmap(self._scratch_path, np.float32, mode="r")
         genes = len(self.symbols)
-        for first in range(0, self.n_rows, self._block_rows):
-            rows = min(self._block_rows, self.n_rows - first)
-            base = first * genes
-            block = scratch[base + start * rows : base + stop * rows].reshape(-1, rows)
+        for first in range(0, self.n_rows, self.block_rows):
+            rows = min(self.block_rows, self.n_rows - first)
+            parked = np.fromfile(
+                self._scratch_path,
+                np.float32,
+                (stop - start) * rows,
+                offset=4 * (first * genes + start * rows),
+            )
+            block = parked.reshape(-1, rows)
             steps = np.rint((block - low) / divisor)
             out[:, first : first + rows] = np.clip(steps, 0, 255)
         return out

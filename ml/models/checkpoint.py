@@ -16,11 +16,12 @@ from ml.models.config import ModelConfig
 from ml.models.density import Density
 from ml.models.intervals import Intervals
 from ml.models.past import PAST
+from ml.models.refinement import Refinement
 from ml.models.types import TypeProbe
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _TYPES = "cell_types"
-_DENSITY = "density."
+_DENSITY, _REFINEMENT = "density.", "refinement."
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -84,6 +85,8 @@ def load(folder: Path, device: torch.device | None = None) -> PAST:
         fitted = {k.removeprefix(_DENSITY): v for k, v in tensors.items() if k.startswith(_DENSITY)}
         # Models saved before densities were fitted have none.
         model.density = Density.like(fitted) if "axes" in fitted else None
+        weights = tensors.get(f"{_REFINEMENT}weights")
+        model.refinement = None if weights is None else Refinement(*weights.shape)
         if types and "types.weight" in tensors:
             model.types = TypeProbe(types, tensors["types.weight"].shape[1])
         if "intervals.half_width" in tensors:

@@ -74,13 +74,13 @@ class EfficientNetLite0(nn.Module):
 
     @torch.inference_mode()
     def maps(self, image: Tensor) -> dict[str, Tensor]:
-        """Feature maps of one normalised image.
+        """Feature maps of normalised images.
 
         Args:
-            image: (1, 3, H, W) float32, H and W multiples of 32.
+            image: (n, 3, H, W) float32, H and W multiples of 32.
 
         Returns:
-            name of the stage → (channels, H / stride, W / stride) float32.
+            name of the stage → (n, channels, H / stride, W / stride) float32.
         """
         ends = {block: name for name, (block, _, _) in STAGES.items()}
         found: dict[str, Tensor] = {}
@@ -88,13 +88,14 @@ class EfficientNetLite0(nn.Module):
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in ends:
-                found[ends[index]] = x[0]
+                found[ends[index]] = x
         return found
 
 
 @register(
     name="efficientnet_lite0",
     kind="dense",
+    architecture="EfficientNet-Lite0",
     dim=sum(channels for _, _, channels in STAGES.values()),
     maps={name: (stride, channels) for name, (_, stride, channels) in STAGES.items()},
     mpp=0.5,

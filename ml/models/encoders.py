@@ -8,6 +8,7 @@ vision transformer can do both, whatever its kind: the kind says what training d
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class DenseEncoder(Protocol):
     """An encoder of whole tiles."""
 
     def maps(self, image: Tensor) -> dict[str, Tensor]:
-        """Feature maps of a normalised image (1, 3, H, W): name → (C, H / stride, W / stride)."""
+        """Feature maps of normalised images (n, 3, H, W): name → (n, C, H / stride, W / stride)."""
         ...
 
 
@@ -79,8 +80,7 @@ class EncoderEntry:
 
     def normalise(self, image: Tensor) -> Tensor:
         """Normalise uint8 or float images (N, 3, H, W) with values 0..255 to float32."""
-        mean = torch.tensor(self.mean, device=image.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=image.device).view(1, 3, 1, 1)
+        mean, std = (_per_channel(values, image.device) for values in (self.mean, self.std))
         return (image.float() - mean) / std
 
     def load(self, path: Path | None = None) -> nn.Module:
@@ -126,6 +126,12 @@ class EncoderEntry:
             "weights": self.weights,
             "sha256": getattr(module, "weights_sha256", None),
         }
+
+
+@functools.cache
+def _per_channel(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """(1, 3, 1, 1), copied to a device once: a copy for each image would wait for the device."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 _ENCODERS: dict[str, EncoderEntry] = {}

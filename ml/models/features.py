@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,11 @@ class Scale:
         widest = max(side for sides in self.windows.values() for side in sides)
         return int(np.ceil(widest / 2 / self.mpp)) + GUARD
 
+    @property
+    def side(self) -> int:
+        """Pixels of an image around a single row."""
+        return -(-2 * self.margin // GRID) * GRID
+
 
 @dataclass(frozen=True)
 class FeatureSpec:
@@ -65,6 +71,11 @@ class FeatureSpec:
     def dim(self) -> int:
         """Length of the feature vector."""
         return sum(columns for *_, columns in self.blocks)
+
+    def of_scale(self, index: int) -> slice:
+        """Columns of one scale."""
+        start = sum(count for at, *_, count in self.blocks if at < index)
+        return slice(start, start + sum(count for at, *_, count in self.blocks if at == index))
 
     def columns(self, name: str, side: float | None = None) -> NDArray[np.int64]:
         """Column numbers of one map's blocks (of one window where a side is given)."""
@@ -119,12 +130,22 @@ def _within(sides: tuple[float, ...], widest: float) -> tuple[float, ...]:
     return tuple(side for side in sides if side <= widest)
 
 
-def default_spec(row_kind: str, spot_diameter_um: float | None) -> FeatureSpec:
+def default_spec(
+    row_kind: str, spot_diameter_um: float | None, encoder: str = "efficientnet_lite0"
+) -> FeatureSpec:
     """Features of a cell (nucleus 10 µm, cell 28 µm, context 112 µm) or of a spot.
 
     A spot is pooled over itself and over surroundings of up to eight times its diameter, at 100
-    and at 50 pixels per diameter.
+    and at 50 pixels per diameter. Of an encoder that has a map of patch tokens these are pooled
+    instead, at the resolution that it was trained at, beside the same windows of stain.
     """
+    entry = encoders.get(encoder)
+    spot = spot_diameter_um or 100.0
+    if "tokens" in entry.maps:
+        own = (10.0, 28.0, 112.0) if row_kind == "cell" else (spot / 2, spot, 2 * spot, 4 * spot)
+        # A token cannot say what is smaller than itself.
+        tokens = tuple(side for side in own if side >= entry.patch * entry.mpp)
+        return FeatureSpec(encoder, (Scale(entry.mpp, {"stain": own, "tokens": tokens}),))
     if row_kind == "cell":
         windows: dict[str, tuple[float, ...]] = {
             "stain": (10.0, 28.0, 112.0),
@@ -134,8 +155,7 @@ def default_spec(row_kind: str, spot_diameter_um: float | None) -> FeatureSpec:
             "s16": (28.0, 112.0),
             "s32": (112.0,),
         }
-        return FeatureSpec("efficientnet_lite0", (Scale(0.5, windows),))
-    spot = spot_diameter_um or 100.0
+        return FeatureSpec(encoder, (Scale(0.5, windows),))
     near = (spot, 2 * spot, 4 * spot)
     fine = Scale(
         spot / 100,
@@ -146,42 +166,92 @@ def default_spec(row_kind: str, spot_diameter_um: float | None) -> FeatureSpec:
         spot / 50,
         {"stain": (8 * spot,), "s8": (spot,), "s16": (spot, *wide), "s32": wide},
     )
-    return FeatureSpec("efficientnet_lite0", (fine, coarse))
+    return FeatureSpec(encoder, (fine, coarse))
 
 
 def tile_features(
-    image: NDArray[np.uint8],
-    centres: NDArray[np.float64],
+    pixels: Tensor,
+    points: Sequence[Tensor],
     scale: Scale,
     encoder: nn.Module,
     entry: encoders.EncoderEntry,
-    device: torch.device,
-) -> NDArray[np.float32]:
-    """Features of the rows in one tile at one scale.
+) -> Tensor:
+    """Features of the rows in some tiles of one size, at one scale.
 
     Args:
-        image: (H, W, 3), H and W multiples of `GRID`, resampled to ``scale.mpp``.
-        centres: (n, 2) x, y in pixels of this image.
+        pixels: (n, 3, H, W) uint8, resampled to ``scale.mpp``; H and W multiples of `GRID` for a
+            convolutional encoder. On the device to compute on, as is what follows.
+        points: of each tile, (k, 2) x, y of its rows in its pixels.
         scale: maps and windows.
-        encoder: the dense encoder, in eval mode on `device`.
+        encoder: the dense encoder, in eval mode.
         entry: its registry entry.
-        device: where to compute.
+
+    Returns:
+        (rows of all tiles, columns of this scale) float32.
+    """
+    found = _encoded(pixels, scale, encoder, entry)
+    columns: list[Tensor] = []
+    for name, sides in scale.windows.items():
+        stride = _stride(name, entry)
+        windows = [side / scale.mpp / stride for side in sides]
+        tiles = []
+        for number, centres in enumerate(points):
+            maps = stain.stain_maps(pixels[number]) if name == "stain" else found[name][number]
+            tiles.append(window_means(maps, centres / stride, windows))
+        for of_window in zip(*tiles, strict=True):
+            columns.append(_features(name, torch.cat(of_window)))
+    return torch.cat(columns, dim=1)
+
+
+def centre_features(
+    pixels: Tensor, scale: Scale, encoder: nn.Module, entry: encoders.EncoderEntry
+) -> Tensor:
+    """The same features of rows that each lie in the middle of an image of their own.
+
+    Args:
+        pixels: (n, 3, side, side) uint8 at ``scale.mpp``, `Scale.side` wide.
 
     Returns:
         (n, columns of this scale) float32.
     """
-    pixels = torch.tensor(image, device=device).permute(2, 0, 1)
-    points = torch.from_numpy(centres).to(device)
-    wanted = set(scale.windows)
-    found: dict[str, Tensor] = {}
-    if wanted - {"stain"}:
-        found = encoder.maps(entry.normalise(pixels[None]))  # type: ignore[operator]
+    found = _encoded(pixels, scale, encoder, entry)
+    rows, _, side, _ = pixels.shape
     columns: list[Tensor] = []
     for name, sides in scale.windows.items():
-        if name == "stain":
-            maps, stride = stain.stain_maps(pixels), stain.STRIDE
-        else:
-            maps, stride = found[name], entry.maps[name][0]
-        for means in window_means(maps, points / stride, [w / scale.mpp / stride for w in sides]):
-            columns.append(stain.features_of_means(means) if name == "stain" else means)
-    return torch.cat(columns, dim=1).cpu().numpy()
+        stride = _stride(name, entry)
+        maps = _stains(pixels) if name == "stain" else found[name]
+        # Images are pooled at one place, so they are as many maps of one image.
+        middle = torch.full((1, 2), side / 2 / stride, device=pixels.device, dtype=torch.float64)
+        windows = [width / scale.mpp / stride for width in sides]
+        for means in window_means(maps.flatten(0, 1), middle, windows):
+            columns.append(_features(name, means.reshape(rows, -1)))
+    return torch.cat(columns, dim=1)
+
+
+def _stains(pixels: Tensor) -> Tensor:
+    """Stain maps (n, N_MAPS, side / 2, side / 2) of images, computed as one tall one.
+
+    Where two images meet the maps are wrong, further from the rows than any of their windows.
+    """
+    rows, _, side, _ = pixels.shape
+    maps = stain.stain_maps(pixels.permute(1, 0, 2, 3).reshape(3, rows * side, side))
+    return maps.reshape(len(maps), rows, -1, maps.shape[2]).transpose(0, 1)
+
+
+def _encoded(
+    pixels: Tensor, scale: Scale, encoder: nn.Module, entry: encoders.EncoderEntry
+) -> dict[str, Tensor]:
+    """The encoder's maps, where any is wanted."""
+    if not set(scale.windows) - {"stain"}:
+        return {}
+    with entry.autocast(pixels.device):
+        found: dict[str, Tensor] = encoder.maps(entry.normalise(pixels))  # type: ignore[operator]
+    return {name: maps.float() for name, maps in found.items()}
+
+
+def _stride(name: str, entry: encoders.EncoderEntry) -> int:
+    return stain.STRIDE if name == "stain" else entry.maps[name][0]
+
+
+def _features(name: str, means: Tensor) -> Tensor:
+    return stain.features_of_means(means) if name == "stain" else means

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -15,9 +16,10 @@ from ml.models.cell_encoder import CellEncoder, MaskedGeneHead, masked
 from ml.models.config import ModelConfig
 from ml.models.density import Density
 from ml.models.heads import CropHead, ExpressionHead, FeatureHead, Projection
-from ml.models.losses import negative_binomial, squared_error
 from ml.models.intervals import Intervals
+from ml.models.losses import negative_binomial, squared_error
 from ml.models.neighbourhood import Neighbourhood
+from ml.models.refinement import Refinement
 from ml.models.types import TypeProbe
 
 if TYPE_CHECKING:
@@ -211,7 +213,8 @@ class PAST(nn.Module):
     Buffers ``feature_mean`` and ``feature_scale`` (inputs,) come from the training part. With
     ``config.per_slide`` they are not used: each slide's features are standardised by its own.
     `types` names cell types, `intervals` says how far predictions may be off, and
-    `density` tells images unlike the training part's; None where none was fitted.
+    `density` tells images unlike the training part's, `refinement` serves the shared forward of a
+    model of crops; None where none was fitted.
     """
 
     feature_mean: Tensor
@@ -219,6 +222,7 @@ class PAST(nn.Module):
     density: Density | None
     types: TypeProbe | None
     intervals: Intervals | None
+    refinement: Refinement | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -230,6 +234,7 @@ class PAST(nn.Module):
         self.density = None
         self.types = None
         self.intervals = None
+        self.refinement = None
 
     @classmethod
     def from_checkpoint(
@@ -280,10 +285,15 @@ class PAST(nn.Module):
         """
         return rows if isinstance(rows, Tensor) else self.networks()[0].embed(rows)
 
-    @torch.no_grad()
     def predict(self, batch: ImageBatch) -> Tensor:
         """Expression (n, genes) log1p counts per 10,000, never below 0."""
-        each = [m.expression_head(m.embed(batch)) for m in self.networks()]
+        return self.predict_embedded([batch] * len(self.members))
+
+    @torch.no_grad()
+    def predict_embedded(self, batches: Sequence[ImageBatch]) -> Tensor:
+        """The same, of a batch for each member: embeddings differ between them."""
+        own = zip(self.networks(), batches, strict=True)
+        each = [m.expression_head(m.embed(batch)) for m, batch in own]
         return torch.stack(each).mean(0).clamp_min(0.0)
 
     @torch.no_grad()

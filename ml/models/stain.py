@@ -6,6 +6,8 @@ Ruifrok and Johnston (Anal Quant Cytol Histol 2001;23:291).
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -30,6 +32,12 @@ FEATURES = (
 N_MAPS = 2 * len(_MEANS) + len(_SHARES)
 
 
+@functools.cache
+def _unmix(device: torch.device) -> Tensor:
+    found: Tensor = _UNMIX.to(device)
+    return found
+
+
 def densities(image: Tensor) -> Tensor:
     """Haematoxylin, eosin and residual density.
 
@@ -40,7 +48,7 @@ def densities(image: Tensor) -> Tensor:
         (..., 3, H, W) float32 optical densities (natural logarithm).
     """
     density = -torch.log((image.float() + 1.0) / 256.0)
-    return torch.einsum("...chw,cs->...shw", density, _UNMIX.to(image.device))
+    return torch.einsum("...chw,cs->...shw", density, _unmix(image.device))
 
 
 def stain_maps(image: Tensor) -> Tensor:

@@ -196,21 +196,22 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def maps(self, image: Tensor) -> dict[str, Tensor]:
-        """Patch tokens of a normalised image as a map.
+        """Patch tokens of normalised images as maps.
 
         Args:
-            image: (1, 3, H, W); an edge that cuts a patch is continued with its last pixels.
+            image: (n, 3, H, W); an edge that cuts a patch is continued with its last pixels.
 
         Returns:
-            ``tokens`` → (dim, ⌈H / patch⌉, ⌈W / patch⌉) float32.
+            ``tokens`` → (n, dim, ⌈H / patch⌉, ⌈W / patch⌉) float32.
         """
         side = self.shape.patch
         right, below = -image.shape[3] % side, -image.shape[2] % side
         if right or below:
             image = functional.pad(image, (0, right, 0, below), mode="replicate")
         grid = (image.shape[2] // side, image.shape[3] // side)
-        patches = self.tokens(image)[0, self.shape.prefix :]
-        return {"tokens": patches.float().T.reshape(self.shape.dim, *grid)}
+        patches = self.tokens(image)[:, self.shape.prefix :]
+        maps = patches.float().transpose(1, 2).reshape(len(image), self.shape.dim, *grid)
+        return {"tokens": maps}
 
     def tokens(self, image: Tensor) -> Tensor:
         """All tokens after the last norm (n, 1 + registers + patches, dim), class token first.
@@ -266,6 +267,7 @@ class VisionTransformer(nn.Module):
     kind="crop",
     architecture="ViT-Ti/16, 112 px",
     dim=192,
+    maps={"tokens": (16, 192)},
     patch=16,
     mpp=0.25,
     mean=(127.5, 127.5, 127.5),
@@ -285,6 +287,7 @@ def vit_tiny() -> nn.Module:
     kind="crop",
     architecture="ViT-S/16, 112 px",
     dim=384,
+    maps={"tokens": (16, 384)},
     patch=16,
     mpp=0.25,
     mean=(127.5, 127.5, 127.5),

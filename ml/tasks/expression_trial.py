@@ -240,7 +240,7 @@ def _looking(
     assert config.features is not None and config.spot_diameter_um is not None
     features, columns = config.features.up_to(widest * config.spot_diameter_um)
     return (
-        [replace(s, images=s.images[:, columns]) for s in sections],
+        [replace(s, images=cast(NDArray[np.float16], s.images)[:, columns]) for s in sections],
         replace(config, features=features),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,7 +13,8 @@ from scipy.sparse import csr_matrix, vstack
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from ml.models.batches import CellBatch, CropBatch, FeatureBatch, ImageBatch
+from ml.inference.crops import CropSource
+from ml.models.batches import CellBatch, CropBatch, EmbeddedBatch, FeatureBatch, ImageBatch
 from ml.models.config import ModelConfig
 from ml.models.past import PAST
 from ml.tokens.rank import rank_tokens
@@ -21,6 +22,8 @@ from ml.tokens.vocabulary import PAD
 
 Rows = NDArray[np.int64]
 CHUNK = 4096
+# Rows whose crops are in memory at a time.
+CROPS = 64
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Section:
         xy_um: (n, 2) positions in µm.
         counts: (n, genes) raw counts of the panel.
         totals: (n,) counts that a row is scaled by.
-        images: (n, inputs) float16 features, or (n, 2, side, side, 3) uint8 crops.
+        images: (n, inputs) float16 features, or crops that are read when they are needed.
     """
 
     code: str
@@ -43,7 +46,7 @@ class Section:
     xy_um: NDArray[np.float64]
     counts: csr_matrix
     totals: NDArray[np.float64]
-    images: NDArray[np.float16] | NDArray[np.uint8]
+    images: NDArray[np.float16] | CropSource
 
 
 def nearest(
@@ -93,16 +96,20 @@ class ImageSource:
         images: features or crops of each section.
         xy_um: positions of each section.
         config: says how many neighbours, and how features are standardised.
+
+    Attributes:
+        chunk: rows that are worked on at a time where no gradients are needed.
     """
 
     def __init__(
         self,
-        images: list[NDArray[np.float16] | NDArray[np.uint8]],
+        images: Sequence[NDArray[np.float16] | CropSource],
         xy_um: list[NDArray[np.float64]],
         config: ModelConfig,
     ) -> None:
         self._images = images
         self._config = config
+        self.chunk = CHUNK if config.features is not None else CROPS
         sizes = [len(block) for block in images]
         self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.section = np.repeat(np.arange(len(images)), sizes)
@@ -122,12 +129,13 @@ class ImageSource:
         return int(self.offsets[-1])
 
     def raw(self, rows: Rows) -> NDArray[np.float32]:
-        """Inputs of some rows as they are stored (standardised per slide where configured)."""
-        out = np.empty((len(rows), *self._images[0].shape[1:]), np.float32)
+        """Features of some rows as they are stored (standardised per slide where configured)."""
+        features = cast("Sequence[NDArray[np.float16]]", self._images)
+        out = np.empty((len(rows), features[0].shape[1]), np.float32)
         section = self.section[rows]
         for number in np.unique(section):
             here = section == number
-            values = np.asarray(self._images[number][rows[here] - self.offsets[number]], np.float32)
+            values = np.asarray(features[number][rows[here] - self.offsets[number]], np.float32)
             if self._moments is not None:
                 mean, deviation = self._moments[number]
                 values = (values - mean) / deviation
@@ -137,11 +145,23 @@ class ImageSource:
     def alone(self, rows: Rows, model: PAST) -> Tensor | CropBatch:
         """Standardised features of some rows without their neighbours, or their crops."""
         device = model.feature_mean.device
-        values = self.raw(rows)
         if self._config.features is not None:
-            return model.standardise(torch.from_numpy(values).to(device))
-        crops = torch.from_numpy(values.astype(np.uint8)).to(device)
-        return CropBatch(crops[:, 0], crops[:, 1])
+            return model.standardise(torch.from_numpy(self.raw(rows)).to(device))
+        crops = self._crops(rows)
+        return CropBatch(*(pixels.to(device, non_blocking=True) for pixels in crops))
+
+    def _crops(self, rows: Rows) -> CropBatch:
+        """Crops of some rows, read section by section."""
+        section = self.section[rows]
+        order = np.argsort(section, kind="stable")
+        read = [
+            cast(CropSource, self._images[i]).read(rows[section == i] - self.offsets[i])
+            for i in np.unique(section).tolist()
+        ]
+        if len(read) == 1:
+            return read[0]
+        back = torch.from_numpy(np.argsort(order))
+        return CropBatch(*(torch.cat(parts)[back] for parts in zip(*read, strict=True)))
 
     def images(self, rows: Rows, model: PAST) -> ImageBatch:
         """Image inputs of some rows, on the model's device."""
@@ -161,6 +181,42 @@ class ImageSource:
             distance,
             absent,
         )
+
+    def expression_of(self, rows: Rows, model: PAST) -> Tensor:
+        """Predicted expression (k, genes) on the model's device."""
+        return model.predict(self.images(rows, model))
+
+
+class EmbeddedRows(ImageSource):
+    """Rows of one slide whose image embeddings were computed before.
+
+    Args:
+        embeddings: (n, members × dim) float32, those of each member beside each other.
+    """
+
+    def __init__(self, embeddings: NDArray[np.float32], config: ModelConfig) -> None:
+        self._embeddings, self._dim = embeddings, config.architecture.dim
+        self.chunk = CHUNK
+
+    def __len__(self) -> int:
+        return len(self._embeddings)
+
+    def alone(self, rows: Rows, model: PAST) -> Tensor:
+        """The first member's embeddings (k, dim)."""
+        return self.images(rows, model).embeddings
+
+    def images(self, rows: Rows, model: PAST) -> EmbeddedBatch:
+        """The first member's embeddings."""
+        return EmbeddedBatch(self._of(rows, model)[:, : self._dim])
+
+    def expression_of(self, rows: Rows, model: PAST) -> Tensor:
+        """Predicted expression (k, genes) on the model's device."""
+        each = torch.split(self._of(rows, model), self._dim, dim=1)
+        return model.predict_embedded([EmbeddedBatch(part) for part in each])
+
+    def _of(self, rows: Rows, model: PAST) -> Tensor:
+        values = np.asarray(self._embeddings[rows], np.float32)
+        return torch.from_numpy(values).to(model.feature_mean.device)
 
 
 class Corpus(ImageSource):
@@ -229,8 +285,9 @@ class Corpus(ImageSource):
         tokens[rows < 0] = PAD
         return tokens
 
-    def chunks(self, size: int = CHUNK) -> Iterator[Rows]:
+    def chunks(self, size: int | None = None) -> Iterator[Rows]:
         """The measured rows in order, in chunks."""
+        size = size or self.chunk
         for start in range(0, len(self.measured), size):
             yield self.measured[start : start + size]
 
@@ -245,4 +302,5 @@ class Corpus(ImageSource):
 
 def predict_rows(model: PAST, source: ImageSource, rows: Rows) -> NDArray[np.float32]:
     """Predicted expression (k, genes) of some rows; the model must be in eval mode."""
-    return model.predict(source.images(rows, model)).cpu().numpy()
+    parts = [rows[i : i + source.chunk] for i in range(0, max(len(rows), 1), source.chunk)]
+    return torch.cat([source.expression_of(part, model) for part in parts]).cpu().numpy()

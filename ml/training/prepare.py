@@ -14,9 +14,10 @@ from scipy.sparse import csr_matrix, vstack
 
 from ml.errors import InputError
 from ml.evaluation.ridge import Ridge
+from ml.inference.encoder import load_encoder
 from ml.inference.features import device
-from ml.inference.images import row_images
 from ml.inference.memory import keep_freed_memory
+from ml.inference.ways import Slide, row_images
 from ml.models import encoders
 from ml.models.config import PRESETS, Architecture, ModelConfig
 from ml.models.features import default_spec
@@ -72,6 +73,13 @@ class Measured:
     def xy_um(self) -> NDArray[np.float64]:
         """(n, 2) positions in µm."""
         return self.xy.astype(np.float64) * self.given.mpp
+
+    def slide(self) -> Slide:
+        """The slide, opened, with the rows on it."""
+        from ml.io.slides import open_slide
+
+        reader = open_slide(self.given.slide, mpp=self.given.mpp)
+        return Slide(reader, self.xy, self.given.mpp)
 
 
 @dataclass(frozen=True)
@@ -177,8 +185,10 @@ def model_config(tables: Tables, encoder: str, architecture: Architecture) -> Mo
         architecture, rank=rank, context=max(1, min(architecture.context, expressed))
     )
     counts = csr_matrix(vstack([s.counts for s in training]))
-    dense = encoders.get(encoder).kind == "dense"
-    spec = default_spec(tables.row_kind, tables.spot_diameter_um) if dense else None
+    entry, spec, provenance = encoders.get(encoder), None, {"name": encoder, "sha256": None}
+    if entry.kind == "dense":
+        spec = default_spec(tables.row_kind, tables.spot_diameter_um, encoder)
+        provenance = entry.provenance(load_encoder(encoder, device()).module)
     return ModelConfig(
         encoder=encoder,
         features=spec,
@@ -188,32 +198,27 @@ def model_config(tables: Tables, encoder: str, architecture: Architecture) -> Mo
         spot_diameter_um=tables.spot_diameter_um,
         spot_pitch_um=pitch,
         mpp=float(np.median([s.given.mpp for s in training])),
+        provenance={"encoder": provenance},
     )
 
 
 def read_images(tables: Tables, config: ModelConfig, work: Path, report: Report) -> list[Section]:
-    """Image inputs of all sections, kept in `work` under the hashes of what they are made from."""
-    from ml.io.slides import open_slide
+    """Image inputs of all sections.
 
+    Features are kept in `work` under the hashes of what they are made from; crops are read when
+    they are needed.
+    """
     keep_freed_memory()
     sections: list[Section] = []
     sizes = np.array([max(len(s.xy), 1) for s in tables.sections], float)
     ends = np.cumsum(sizes) / sizes.sum()
-    suffix = f"{config.features.digest()}.f16" if config.features else f"{config.encoder}.u8"
     for number, measured in enumerate(tables.sections):
-        given = measured.given
-        # The resolution is part of the name: the same file at another mpp has other windows.
-        name = f"{given.slide_sha256[:16]}-{given.table_sha256[:16]}-{given.mpp:.6f}-{suffix}"
         span = (float(ends[number - 1]) if number else 0.0, float(ends[number]))
         images = row_images(
-            open_slide(given.slide, mpp=given.mpp),
-            measured.xy,
-            given.mpp,
-            config,
-            work / "images" / name,
-            report,
-            span,
-        )
+            measured.slide(), config, device(), work / "images" / _file_of(measured, config),
+            measured.given.slide_code, report, span,
+        )  # fmt: skip
+        given = measured.given
         sections.append(
             Section(
                 given.slide_code,
@@ -226,6 +231,19 @@ def read_images(tables: Tables, config: ModelConfig, work: Path, report: Report)
             )
         )
     return sections
+
+
+def _file_of(measured: Measured, config: ModelConfig) -> str:
+    """Name of a section's features: the hashes of all that they are made from.
+
+    The resolution is part of it: the same file at another mpp has other windows.
+    """
+    given, spec = measured.given, config.features
+    encoder = str(config.provenance.get("encoder", {}).get("sha256") or "")[:16]
+    return (
+        f"{given.slide_sha256[:16]}-{given.table_sha256[:16]}-{given.mpp:.6f}-"
+        f"{spec.digest() if spec else ''}{encoder}.f16"
+    )
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ def run(
     config = replace(
         config, **_only(params, "per_slide", "scale_over"),
         provenance={
+            **config.provenance,
             "past": past_version(),
             "torch": torch.__version__,
             "seed": settings.seed,

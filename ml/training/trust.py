@@ -26,7 +26,7 @@ def spread(rows: Rows, most: int) -> Rows:
 @torch.no_grad()
 def described(model: PAST, source: ImageSource, rows: Rows) -> Tensor:
     """What the density is over, of some rows: (n, inputs) float32."""
-    parts = np.array_split(rows, max(len(rows) // 4096, 1))
+    parts = np.array_split(rows, max(-(-len(rows) // source.chunk), 1))
     return torch.cat([model.described(source.alone(part, model)) for part in parts])
 
 

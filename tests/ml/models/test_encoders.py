@@ -54,7 +54,7 @@ def assert_same(ours: nn.Module, theirs: nn.Module, image: torch.Tensor, registe
     """Vector and map of patch tokens agree with the last hidden state of theirs."""
     with torch.no_grad():
         tokens = theirs(image).last_hidden_state
-        vector, found = ours(image), ours.maps(image[:1])["tokens"]
+        vector, found = ours(image), ours.maps(image[:1])["tokens"][0]
     patches = tokens[:, 1 + registers :]
     expected = tokens[:, 0]
     if vector.shape[1] == 2 * DIM:
@@ -143,7 +143,7 @@ def test_conch_agrees_with_torchs_attention_over_transformers_tokens(tmp_path):
         torch.testing.assert_close(
             ours(images(shape)), normal(pooled, (outputs,), *last), atol=1e-5, rtol=1e-5
         )
-        found = ours.maps(images(shape)[:1])["tokens"].flatten(1).T
+        found = ours.maps(images(shape)[:1])["tokens"][0].flatten(1).T
     torch.testing.assert_close(found, tokens[0, 1:], atol=1e-5, rtol=1e-5)
 
 
@@ -202,7 +202,7 @@ def test_every_key_and_shape_of_the_published_size(name):
     assert vector.shape == (1, entry.dim)
     found = module.maps(torch.empty(1, 3, side, side, device="meta"))
     stride, channels = entry.maps["tokens"]
-    assert found["tokens"].shape == (channels, side // stride, side // stride)
+    assert found["tokens"].shape == (1, channels, side // stride, side // stride)
 
 
 def test_facts_of_the_owners():
@@ -236,10 +236,10 @@ def test_tokens_of_a_tile_lie_where_their_patches_lie():
     image = torch.zeros(1, 3, 64, 96)
     marked = image.clone()
     marked[:, :, 16:32, 64:80] = 3.0
-    change = (vit.maps(marked)["tokens"] - vit.maps(image)["tokens"]).norm(dim=0)
+    change = (vit.maps(marked)["tokens"] - vit.maps(image)["tokens"])[0].norm(dim=0)
     assert change.shape == (4, 6)
     assert divmod(int(change.argmax()), 6) == (1, 4)
-    assert vit.maps(torch.zeros(1, 3, 50, 33))["tokens"].shape == (DIM, 4, 3)
+    assert vit.maps(torch.zeros(1, 3, 50, 33))["tokens"].shape == (1, DIM, 4, 3)
 
 
 def test_cells_are_pooled_from_patch_tokens_as_from_any_map():
@@ -251,10 +251,10 @@ def test_cells_are_pooled_from_patch_tokens_as_from_any_map():
     picture = np.random.default_rng(0).integers(0, 255, (64, 96, 3)).astype(np.uint8)
     scale = Scale(0.5, {"tokens": (7.0,)})
     centre = np.array([[14 * 3 + 7.0, 14 * 2 + 7.0]])
-    found = tile_features(picture, centre, scale, vit, entry, torch.device("cpu"))
     pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
-    token = vit.maps(entry.normalise(pixels))["tokens"][:, 2, 3]
-    assert found[0] == pytest.approx(token.numpy(), abs=1e-5)
+    found = tile_features(pixels, [torch.from_numpy(centre)], scale, vit, entry)
+    token = vit.maps(entry.normalise(pixels))["tokens"][0, :, 2, 3]
+    assert found[0].numpy() == pytest.approx(token.numpy(), abs=1e-5)
 
 
 def test_sizes_that_are_no_multiple_of_the_patch_are_refused():
