@@ -17,7 +17,7 @@ DROPPED = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 def fit_intervals(
-    model: PAST, held_out: dict[str, Corpus], unit: str, level: float = LEVEL
+    model: PAST, held_out: dict[str, Corpus], level: float = LEVEL
 ) -> dict[str, Any] | None:
     """Give a trained model intervals from its validation part, and say what they cover of others.
 
@@ -26,6 +26,8 @@ def fit_intervals(
         overall (the mean over patients), by_patient, and the 5 % and 95 % quantiles over genes.
         None without a validation part.
     """
+    from ml.io.layers import UNIT
+
     validation = held_out.get("validation")
     if validation is None:
         return None
@@ -36,7 +38,7 @@ def fit_intervals(
     symbols = model.config.vocabulary.symbols
     return {
         "level": level,
-        "unit": unit,
+        "unit": UNIT,
         "half_width": dict(zip(symbols, found.half_width.tolist(), strict=True)),
         "coverage": {
             part: coverage(found, corpus.all_expression(), corpus.predict(model), corpus)

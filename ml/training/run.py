@@ -12,7 +12,6 @@ import torch
 from ml.errors import InputError
 from ml.evaluation.evaluate import evaluate
 from ml.evaluation.splits import Unit, audit
-from ml.io.layers import UNIT
 from ml.models import checkpoint
 from ml.models.past import LossWeights, Member
 from ml.tasks.cell_types import fit_types, read_labels
@@ -167,12 +166,11 @@ def run(
     if not (settings.losses.expression or settings.losses.counts):
         read_out(start.model, start.train, start.loadings)
 
-    report.stage("Evaluation")
+    report.stage("Trust and cell types")
     ood = fit_density(start.model, start.train, held_out)
     if "test" in held_out:
         ood["error"] = error_by_distance(start.model, held_out["test"])
-    known: dict[str, Any] = {"intervals": fit_intervals(start.model, held_out, UNIT)}
-    report.stage("Cell types")
+    known: dict[str, Any] = {"intervals": fit_intervals(start.model, held_out)}
     known["cell_types"] = fit_types(
         start.model, start.train, held_out, read_labels(given), report, seed=settings.seed
     )
