@@ -22,7 +22,11 @@ _OF_CORPUS: dict[str, tuple[str, ...]] = {
     "data": ("cache", "split_seed", "workers", "by_length", "validation_cells"),
     "model": ("weights", "frozen_blocks", "checkpoint_gradients"),
 }
-_OF_STUDY: dict[str, tuple[str, ...]] = {"data": ("slides", "row_kind", "max_genes"), "align": ()}
+_OF_STUDY: dict[str, tuple[str, ...]] = {
+    "data": ("slides", "row_kind", "max_genes"),
+    "training": ("joint",),
+    "align": (),
+}
 
 
 @dataclass(frozen=True)
