@@ -15,6 +15,9 @@ const STATE: ViewState = {
   hideLowest: true,
   colours: "cividis",
   split: true,
+  types: "predicted",
+  hidden: ["T cell", ""],
+  trust: false,
 };
 
 describe("the link", () => {

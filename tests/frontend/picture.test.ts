@@ -11,6 +11,7 @@ const layer = (id: number): LayerInfo => ({
   exposed: false,
   part: null,
   not_predictable: {},
+    intervals: null,
 });
 const TABLE: TableInfo = {
   id: 1,
@@ -20,6 +21,7 @@ const TABLE: TableInfo = {
   n_genes: 2,
   spot_diameter_um: 100,
   measured: true,
+  annotated: false,
   coordinates_url: "",
   layers: [layer(5), layer(6), { ...layer(7), kind: "embedding" }],
 };

@@ -1,4 +1,5 @@
 import "../../styles/viewer.css";
+import "../../styles/types.css";
 
 import { getJson } from "../shared/api";
 import { pageData } from "../shared/dom";

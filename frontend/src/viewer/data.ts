@@ -1,5 +1,6 @@
 /** What the viewer fetches, each thing once: coordinates per table, one byte a row per gene. */
 import { getBytes, getJson } from "../shared/api";
+import { decodeTrust, decodeTypes, type CellTypes, type Trust } from "./annotations";
 import {
   decodeCoordinates,
   decodeExpression,
@@ -22,6 +23,8 @@ export class SlideData {
   private readonly tables = new Map<number, Promise<TablePoints>>();
   private readonly known = new Map<string, Promise<GeneInfo | null>>();
   private readonly expressions = new Map<string, Promise<Expression>>();
+  private readonly types = new Map<string, Promise<CellTypes>>();
+  private readonly trusts = new Map<string, Promise<Trust>>();
 
   points(table: TableInfo): Promise<TablePoints> {
     let found = this.tables.get(table.id);
@@ -63,6 +66,30 @@ export class SlideData {
   async genes(table: TableInfo, search: string): Promise<GeneInfo[]> {
     const url = `/api/v1/cell-tables/${table.id}/genes/?limit=${LISTED_GENES}&search=${encodeURIComponent(search)}`;
     return (await getJson<{ genes: GeneInfo[] }>(url)).genes;
+  }
+
+  predictedTypes(layer: number): Promise<CellTypes> {
+    return this.column(this.types, `/api/v1/layers/${layer}/annotations/`, decodeTypes);
+  }
+
+  annotatedTypes(table: TableInfo): Promise<CellTypes> {
+    return this.column(this.types, `/api/v1/cell-tables/${table.id}/cell-types/`, decodeTypes);
+  }
+
+  trust(layer: number): Promise<Trust> {
+    return this.column(this.trusts, `/api/v1/layers/${layer}/annotations/`, decodeTrust);
+  }
+
+  private column<T>(
+    kept: Map<string, Promise<T>>,
+    url: string,
+    decode: (bytes: Uint8Array) => T,
+  ): Promise<T> {
+    const known = kept.get(url);
+    if (known) return known;
+    const made = getBytes(url).then(decode);
+    this.remember(kept, url, made);
+    return made;
   }
 
   private expression(url: string): Promise<Expression> {

@@ -2,6 +2,7 @@
 import { byId, element } from "../shared/dom";
 import { formatFixed, formatNumber } from "../shared/format";
 import { NOT_PREDICTABLE, validationText, type NotPredictable } from "../shared/scores";
+import type { CellTypes } from "./annotations";
 import { valueAt, type Expression, type Origin } from "./expression";
 import type { ViewState } from "./permalink";
 import { layersOf, modelName, offers, rowsName } from "./picture";
@@ -115,12 +116,38 @@ export function showBadges(behind: Expression[], layer: LayerInfo | null): void 
     }
   }
   byId("badges").replaceChildren(...badges);
+  showInterval(behind, layer);
   const pearson = behind.find(({ origin }) => origin === "predicted")?.pearson ?? null;
   const agreement = byId("agreement");
   agreement.hidden = pearson === null;
   if (pearson !== null) {
     agreement.textContent = `Pearson, predicted with measured: ${formatFixed(pearson, 2)}`;
   }
+}
+
+/** How far a predicted value of the gene may be off, and what held-out patients showed of that. */
+function showInterval(behind: Expression[], layer: LayerInfo | null): void {
+  const line = byId("interval");
+  const predicted = behind.find(({ origin }) => origin === "predicted");
+  const width = predicted && layer?.intervals?.half_width[predicted.symbol];
+  line.hidden = width === undefined;
+  if (width === undefined || !layer?.intervals) return;
+  const level = formatFixed(100 * layer.intervals.level, 0);
+  const shown = layer.intervals.coverage?.test?.overall;
+  const held = shown === undefined ? "not checked" : `${formatFixed(100 * shown, 1)} % there`;
+  line.textContent =
+    `Predicted ± ${formatFixed(width, 2)}: meant to hold ${level} % of measured values on new patients (${held}).`;
+}
+
+/** The caption of a view that is coloured by cell type. */
+export function showTypesCaption(figure: HTMLElement, types: CellTypes): void {
+  const caption = figure.querySelector<HTMLElement>("figcaption");
+  if (!caption) return;
+  caption.hidden = false;
+  const predicted = types.origin === "predicted";
+  const text = predicted ? `Cell types: predicted · ${types.model}` : "Cell types: annotated";
+  const kind = predicted ? "predicted" : "measured";
+  caption.replaceChildren(element("span", { class: `badge badge-${kind}` }, text));
 }
 
 /** The badge in a view's corner: which gene, and whether it was measured or predicted. */
@@ -148,11 +175,12 @@ export function showCaption(
 export function showHover(
   hover: Hover | null,
   behind: Expression[],
+  said: string[],
   table: TableInfo | undefined,
   figure: HTMLElement,
 ): void {
   const card = byId("hover-card");
-  card.hidden = !hover || !table || behind.length === 0;
+  card.hidden = !hover || !table || behind.length + said.length === 0;
   if (!hover || !table || card.hidden) return;
   const name = rowsName(table, 1);
   const lines = behind.map((expression) => {
@@ -160,7 +188,8 @@ export function showHover(
     return element("div", {}, `${expression.symbol} ${expression.origin}: ${value}`);
   });
   const title = `${name[0].toUpperCase()}${name.slice(1)} ${hover.row}`;
-  card.replaceChildren(element("strong", {}, title), ...lines);
+  const more = said.map((text) => element("div", {}, text));
+  card.replaceChildren(element("strong", {}, title), ...more, ...lines);
   const right = figure.offsetLeft + figure.offsetWidth - HOVER_CARD_PX;
   card.style.left = `${Math.min(figure.offsetLeft + hover.left + HOVER_OFFSET_PX, right)}px`;
   card.style.top = `${hover.top + HOVER_OFFSET_PX}px`;

@@ -20,6 +20,12 @@ export interface ViewState {
   hideLowest: boolean;
   colours: Exclude<ColourMapName, "diverging">;
   split: boolean;
+  /** Colour by cell type instead of a gene, as somebody annotated it or a model predicted it. */
+  types: "annotated" | "predicted" | null;
+  /** Names of types that are not drawn; "" is "not assigned". */
+  hidden: string[];
+  /** Grey what looks unlike the model's training images. */
+  trust: boolean;
 }
 
 export const DEFAULT_STATE: ViewState = {
@@ -37,6 +43,9 @@ export const DEFAULT_STATE: ViewState = {
   hideLowest: false,
   colours: "viridis",
   split: false,
+  types: null,
+  hidden: [],
+  trust: true,
 };
 
 export function toQuery(state: ViewState): string {
@@ -60,6 +69,9 @@ export function toQuery(state: ViewState): string {
   if (state.hideLowest) query.set("hide", "1");
   if (state.colours !== DEFAULT_STATE.colours) query.set("c", state.colours);
   if (state.split) query.set("split", "1");
+  if (state.types) query.set("types", state.types);
+  for (const name of state.types ? state.hidden : []) query.append("without", name);
+  if (!state.trust) query.set("grey", "0");
   return query.toString();
 }
 
@@ -75,6 +87,7 @@ export function fromQuery(text: string): ViewState {
     return value !== null && value > 0 ? value : null;
   };
   const origin = query.get("show");
+  const types = query.get("types");
   const opacity = number("o");
   const [low, high] = [number("lo"), number("hi")];
   const rangeMakesSense = low !== null && high !== null && high > low;
@@ -96,5 +109,8 @@ export function fromQuery(text: string): ViewState {
     hideLowest: query.get("hide") === "1",
     colours: query.get("c") === "cividis" ? "cividis" : "viridis",
     split: query.get("split") === "1",
+    types: types === "annotated" || types === "predicted" ? types : null,
+    hidden: query.getAll("without"),
+    trust: query.get("grey") !== "0",
   };
 }

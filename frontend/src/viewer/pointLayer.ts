@@ -42,11 +42,14 @@ export interface Colouring {
   hideLowest: boolean;
   /** Draw the values far from mid-scale on top, not the high ones. */
   diverging: boolean;
+  /** 255 for rows that are drawn grey beneath the others; null for none. */
+  mask: Uint8Array | null;
 }
 
 const VERTEX = `#version 300 es
 in vec2 position;
 in float value;
+in float mask;
 #ifdef QUADS
 in vec2 corner;
 #endif
@@ -58,12 +61,14 @@ uniform bool hideLowest;
 uniform bool diverging;
 out vec2 across;
 flat out float entry;
+flat out float grey;
 void main() {
+  grey = mask;
   float byte = value * 255.0;
   entry = clamp((byte - range.x) / max(range.y - range.x, 1e-6), 0.0, 1.0);
   float rank = diverging ? abs(entry - 0.5) * 2.0 : entry;
   vec3 clip = toClip * vec3(position, 1.0);
-  float depth = 0.9 - 1.8 * rank;
+  float depth = mask > 0.5 ? 0.95 : 0.9 - 1.8 * rank;
   if (hideLowest && byte <= range.x + 0.01) clip.xy = vec2(9.0);
 #ifdef QUADS
   across = corner;
@@ -78,6 +83,7 @@ const FRAGMENT = `#version 300 es
 precision highp float;
 in vec2 across;
 flat in float entry;
+flat in float grey;
 uniform sampler2D colours;
 uniform float sizeInPixels;
 out vec4 colour;
@@ -90,7 +96,9 @@ void main() {
   float edge = 2.0 / sizeInPixels;
   float cover = sizeInPixels < 3.0 ? 1.0 : 1.0 - smoothstep(1.0 - edge, 1.0, radius);
   if (cover < 0.05) discard;
-  vec3 rgb = texture(colours, vec2((entry * 255.0 + 0.5) / 256.0, 0.5)).rgb;
+  vec4 found = texture(colours, vec2((entry * 255.0 + 0.5) / 256.0, 0.5));
+  if (found.a < 0.5) discard;
+  vec3 rgb = mix(found.rgb, vec3(0.62), grey);
   colour = vec4(rgb * cover, cover);
 }`;
 
@@ -102,6 +110,7 @@ interface Program {
 const POSITION = 0;
 const VALUE = 1;
 const CORNER = 2;
+const MASK = 3;
 
 export class PointLayer {
   readonly canvas: HTMLCanvasElement;
@@ -111,9 +120,11 @@ export class PointLayer {
   private readonly positions: WebGLBuffer;
   private readonly values: WebGLBuffer;
   private readonly corners: WebGLBuffer;
+  private readonly masks: WebGLBuffer;
   private grid: PointGrid | null = null;
   private colouring: Colouring | null = null;
   private uploaded: Uint8Array | null = null;
+  private uploadedMask: Uint8Array | null = null;
 
   /** Throws where WebGL2 is missing. */
   constructor() {
@@ -128,6 +139,7 @@ export class PointLayer {
     this.positions = gl.createBuffer();
     this.values = gl.createBuffer();
     this.corners = gl.createBuffer();
+    this.masks = gl.createBuffer();
     gl.bindBuffer(gl.ARRAY_BUFFER, this.corners);
     gl.bufferData(gl.ARRAY_BUFFER, new Float32Array([-1, -1, 1, -1, -1, 1, 1, 1]), gl.STATIC_DRAW);
     gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
@@ -150,6 +162,7 @@ export class PointLayer {
     gl.bindBuffer(gl.ARRAY_BUFFER, this.positions);
     gl.bufferData(gl.ARRAY_BUFFER, packed, gl.STATIC_DRAW);
     this.grid = grid;
+    this.uploaded = this.uploadedMask = null;
     this.setColouring(null);
   }
 
@@ -158,18 +171,26 @@ export class PointLayer {
     this.colouring = colouring;
     if (!colouring || !this.grid) return;
     if (colouring.bytes !== this.uploaded) {
-      const order = this.grid.order;
-      const packed = new Uint8Array(order.length);
-      for (let position = 0; position < order.length; position++) {
-        packed[position] = colouring.bytes[order[position]];
-      }
-      gl.bindBuffer(gl.ARRAY_BUFFER, this.values);
-      gl.bufferData(gl.ARRAY_BUFFER, packed, gl.DYNAMIC_DRAW);
+      this.upload(this.values, colouring.bytes, this.grid.order);
       this.uploaded = colouring.bytes;
+    }
+    if (colouring.mask && colouring.mask !== this.uploadedMask) {
+      this.upload(this.masks, colouring.mask, this.grid.order);
+      this.uploadedMask = colouring.mask;
     }
     gl.texImage2D(
       gl.TEXTURE_2D, 0, gl.RGBA, 256, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, colouring.colours,
     );
+  }
+
+  /** One byte a row, in the order of the positions. */
+  private upload(to: WebGLBuffer, bytes: Uint8Array, order: Uint32Array): void {
+    const packed = new Uint8Array(order.length);
+    for (let position = 0; position < order.length; position++) {
+      packed[position] = bytes[order[position]];
+    }
+    this.gl.bindBuffer(this.gl.ARRAY_BUFFER, to);
+    this.gl.bufferData(this.gl.ARRAY_BUFFER, packed, this.gl.DYNAMIC_DRAW);
   }
 
   /** Draws what can be seen; `canvas.dataset.drawn` says how many points that were. */
@@ -234,6 +255,15 @@ export class PointLayer {
     gl.enableVertexAttribArray(VALUE);
     gl.vertexAttribPointer(VALUE, 1, gl.UNSIGNED_BYTE, true, 0, start);
     gl.vertexAttribDivisor(VALUE, divisor);
+    if (this.colouring?.mask) {
+      gl.bindBuffer(gl.ARRAY_BUFFER, this.masks);
+      gl.enableVertexAttribArray(MASK);
+      gl.vertexAttribPointer(MASK, 1, gl.UNSIGNED_BYTE, true, 0, start);
+      gl.vertexAttribDivisor(MASK, divisor);
+    } else {
+      gl.disableVertexAttribArray(MASK);
+      gl.vertexAttrib1f(MASK, 0);
+    }
     if (asQuads) {
       gl.bindBuffer(gl.ARRAY_BUFFER, this.corners);
       gl.enableVertexAttribArray(CORNER);
@@ -269,6 +299,7 @@ function program(gl: WebGL2RenderingContext, define: string): Program {
   gl.bindAttribLocation(handle, POSITION, "position");
   gl.bindAttribLocation(handle, VALUE, "value");
   gl.bindAttribLocation(handle, CORNER, "corner");
+  gl.bindAttribLocation(handle, MASK, "mask");
   gl.linkProgram(handle);
   if (!gl.getProgramParameter(handle, gl.LINK_STATUS)) {
     throw new Error(`The point shader does not link: ${gl.getProgramInfoLog(handle)}`);

@@ -2,6 +2,13 @@
 
 import type { NotPredictable } from "../shared/scores";
 
+/** ± half_width holds `level` of the measured values; `coverage` is what held-out patients showed. */
+export interface Intervals {
+  level: number;
+  half_width: Record<string, number | undefined>;
+  coverage?: { test?: { overall: number } };
+}
+
 export interface LayerInfo {
   id: number;
   kind: string;
@@ -15,6 +22,8 @@ export interface LayerInfo {
   part: "train" | "validation" | "test" | null;
   /** Genes that the model cannot tell from H&E. */
   not_predictable: Record<string, NotPredictable>;
+  /** Intervals of the predicted values, where the model has them. */
+  intervals: Intervals | null;
 }
 
 export interface TableInfo {
@@ -25,6 +34,8 @@ export interface TableInfo {
   n_genes: number;
   spot_diameter_um: number | null;
   measured: boolean;
+  /** Rows came with cell types. */
+  annotated: boolean;
   coordinates_url: string;
   layers: LayerInfo[];
 }

@@ -1,13 +1,14 @@
 /** The viewer page: keeps the state that the link carries and makes views and panel follow it. */
 import { getJson } from "../shared/api";
-import { copyText } from "../shared/clipboard";
 import { Combobox } from "../shared/combobox";
 import { byId } from "../shared/dom";
 import { formatFixed, formatNumber } from "../shared/format";
 import { toast, toastError } from "../shared/toast";
 import { COLOUR_MAPS, type ColourMapName } from "./colormaps";
 import { SlideData } from "./data";
+import { AnnotationPanel } from "./annotationPanel";
 import { byteOf, type Expression, type Origin } from "./expression";
+import { PageLink } from "./link";
 import {
   countsText,
   geneNote,
@@ -16,8 +17,9 @@ import {
   showChoices,
   showDeclined,
   showHover,
+  showTypesCaption,
 } from "./panel";
-import { fromQuery, toQuery, type ViewState } from "./permalink";
+import { fromQuery, type ViewState } from "./permalink";
 import { layerOf, layersOf, loadPicture, offers, settle } from "./picture";
 import { fullRange, percentileRange, ScalePanel, type ValueRange } from "./scalePanel";
 import { SlideView } from "./slideView";
@@ -25,7 +27,6 @@ import { TileAccess } from "./tileAccess";
 import { listenToKeys, Toolbar } from "./toolbar";
 import type { GeneInfo, LayerInfo, SlideInfo, TableInfo } from "./types";
 
-const LINK_PAUSE_MS = 250;
 const DEFAULT_CELL_UM = 8;
 
 /** One view with what it shows; both are replaced together. */
@@ -53,8 +54,9 @@ export class Workbench {
   /** Expressions behind the present picture, for the pointer: measured, predicted or both. */
   private behind: Expression[] = [];
   private gene: GeneInfo | null = null;
+  private readonly annotations: AnnotationPanel;
+  private readonly link: PageLink;
   private turn = 0;
-  private linkTimer: ReturnType<typeof setTimeout> | undefined;
   private cellMicrons = DEFAULT_CELL_UM;
 
   constructor(
@@ -63,8 +65,15 @@ export class Workbench {
   ) {
     this.first = { view: this.makeView(byId("view-first"), true), shown: null };
     this.leader = this.first.view;
+    this.link = new PageLink(this.state, this.first.view);
     this.toolbar = new Toolbar(this.first.view, slide.mpp, () => this.panes().map((p) => p.view));
     this.scale = new ScalePanel((range, full) => this.setRange(range, full));
+    this.annotations = new AnnotationPanel(
+      this.state,
+      this.data,
+      () => void this.apply().catch(toastError),
+      () => this.repaint(),
+    );
     this.bindPanel();
     this.bindKeys();
   }
@@ -84,7 +93,7 @@ export class Workbench {
       const fallback = slide.tables.find(({ measured }) => measured) ?? slide.tables[0];
       await this.useTable(wanted ?? fallback);
     }
-    this.writeLink();
+    this.link.write();
   }
 
   private panes(): Pane[] {
@@ -127,7 +136,10 @@ export class Workbench {
     view.onCommand = () => (this.leader = view);
     view.onMoved = () => this.moved(view);
     view.onRest = () => this.rested();
-    view.onHover = (hover) => showHover(hover, this.behind, this.tableOrNone, figure);
+    view.onHover = (hover) => {
+      const said = hover ? this.annotations.lines(hover.row, this.isPredicted) : [];
+      showHover(hover, this.behind, said, this.tableOrNone, figure);
+    };
     return view;
   }
 
@@ -138,13 +150,13 @@ export class Workbench {
       if (pane.view !== view && pane.view.viewer.isOpen()) pane.view.follow(view);
     }
     this.toolbar.update();
-    this.writeLinkSoon();
+    this.link.writeSoon();
   }
 
   private rested(): void {
     this.toolbar.update();
     this.showCounts();
-    this.writeLinkSoon();
+    this.link.writeSoon();
   }
 
   private restoreViewport(): void {
@@ -209,8 +221,14 @@ export class Workbench {
       return;
     }
     showChoices(state, this.slide, table, gene);
-    const { panes, behind } = await loadPicture(this.data, state, table, gene);
+    const annotate = await this.annotations.load(table, this.layer);
+    if (state.types) state.split = false;
+    const none = { panes: [], behind: [] };
+    const { panes, behind } = state.types
+      ? none
+      : await loadPicture(this.data, state, table, gene);
     if (turn !== this.turn) return;
+    annotate();
     this.behind = behind;
     const diameter = (table.spot_diameter_um ?? this.cellMicrons) / this.slide.mpp;
     this.panes().forEach((pane, index) => {
@@ -220,12 +238,18 @@ export class Workbench {
     });
     this.paint();
     this.describe();
-    this.writeLinkSoon();
+    this.link.writeSoon();
     document.documentElement.dataset.viewer = "ready";
   }
 
   private get shown(): Expression[] {
     return this.panes().flatMap(({ shown }) => (shown ? [shown] : []));
+  }
+
+  /** Whether anything in the picture is a model's. */
+  private get isPredicted(): boolean {
+    const { types } = this.annotations;
+    return types ? types.origin === "predicted" : this.shown.some(isModels);
   }
 
   private get range(): ValueRange {
@@ -240,11 +264,16 @@ export class Workbench {
   /** Colours the points by the present range; no request is made. */
   private paint(): void {
     const { state, shown } = this;
+    const { types } = this.annotations;
     byId("scale-section").hidden = shown.length === 0;
     for (const { view, shown: expression } of this.panes()) {
       const { canvas } = view.layer;
       canvas.dataset.gene = expression?.symbol ?? "";
-      canvas.dataset.origin = expression?.origin ?? "";
+      canvas.dataset.origin = expression?.origin ?? types?.origin ?? "";
+      if (types) {
+        view.setColouring(this.annotations.colouring(types));
+        continue;
+      }
       if (!expression) {
         view.setColouring(null);
         continue;
@@ -256,6 +285,7 @@ export class Workbench {
         high: byteOf(expression, this.range.high),
         hideLowest: state.hideLowest,
         diverging: expression.origin === "difference",
+        mask: this.annotations.mask(isModels(expression)),
       });
     }
     if (shown.length > 0) this.scale.show(shown, this.range, this.colourMap);
@@ -265,9 +295,13 @@ export class Workbench {
     const wanted = full ? fullRange(this.shown) : range;
     this.state.low = wanted?.low ?? null;
     this.state.high = wanted?.high ?? null;
+    this.repaint();
+  }
+
+  private repaint(): void {
     this.paint();
     this.showCounts();
-    this.writeLinkSoon();
+    this.link.writeSoon();
   }
 
   private async setGene(gene: string): Promise<void> {
@@ -325,18 +359,18 @@ export class Workbench {
     on<HTMLSelectElement>("colours", "change", ({ value }) => {
       this.state.colours = value === "cividis" ? "cividis" : "viridis";
       this.paint();
-      this.writeLinkSoon();
+      this.link.writeSoon();
     });
     on<HTMLInputElement>("opacity", "input", ({ value }) => {
       this.state.opacity = Number(value);
       for (const { view } of this.panes()) view.setOpacity(this.state.opacity);
-      this.writeLinkSoon();
+      this.link.writeSoon();
     });
     on<HTMLInputElement>("cell-size", "input", ({ value }) => {
       this.cellMicrons = Number(value);
       run(this.apply());
     });
-    byId("copy-link").addEventListener("click", () => run(this.copyLink()));
+    byId("copy-link").addEventListener("click", () => run(this.link.copy()));
     byId("show-keys").addEventListener("click", () => byId<HTMLDialogElement>("keys").showModal());
   }
 
@@ -363,8 +397,10 @@ export class Workbench {
   }
 
   private describe(): void {
+    const { types } = this.annotations;
     showBadges(this.behind, this.layer);
-    showCaption(byId("view-first"), this.first.shown, this.layer);
+    if (types) showTypesCaption(byId("view-first"), types);
+    else showCaption(byId("view-first"), this.first.shown, this.layer);
     showCaption(byId("view-second"), this.second?.shown ?? null, this.layer);
     this.showCounts();
   }
@@ -376,25 +412,15 @@ export class Workbench {
     if (!table) return;
     const shown = this.first.shown;
     const lowest = shown && state.hideLowest ? byteOf(shown, this.range.low) + 0.01 : -1;
-    const inView = shown && this.first.view.countInView((row) => shown.bytes[row] > lowest);
+    const keep = this.annotations.types
+      ? (row: number): boolean => this.annotations.keeps(row)
+      : shown && ((row: number): boolean => shown.bytes[row] > lowest);
+    const inView = keep && this.first.view.countInView(keep);
     counts.textContent = countsText(table, inView);
   }
+}
 
-  // ---- the link --------------------------------------------------------------------------------
-
-  private writeLinkSoon(): void {
-    clearTimeout(this.linkTimer);
-    this.linkTimer = setTimeout(() => this.writeLink(), LINK_PAUSE_MS);
-  }
-
-  private writeLink(): void {
-    if (!this.first.view.viewer.isOpen()) return;
-    Object.assign(this.state, this.first.view.viewport);
-    history.replaceState(null, "", `${location.pathname}?${toQuery(this.state)}`);
-  }
-
-  private async copyLink(): Promise<void> {
-    this.writeLink();
-    await copyText(location.href, "Link copied. It opens this view for anyone who may see the study.");
-  }
+/** Whether values come from a model, wholly or in part. */
+function isModels({ origin }: Expression): boolean {
+  return origin !== "measured";
 }
