@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("study", type=Path, help="folder that `past convert` wrote")
     predict.add_argument("out", type=Path, help="folder for layers/, tables/, patients.parquet")
     predict.add_argument("--slides", nargs="*", metavar="SLIDE", help="all slides by default")
+    predict.add_argument(
+        "--way", help="crop (each row by itself) or shared (whole tiles); as trained by default"
+    )
     predict.set_defaults(run=_predict)
 
 
@@ -87,20 +91,33 @@ def _predict(given: argparse.Namespace) -> int:
                 "table_sha256": content_hash(table)[0] if table else None,
             }
         )
+    work = given.out / "work"  # it stays after an interruption, for the same command to go on
     result = run_spec(
         {
             "kind": "predict",
-            "params": {},
+            "params": {"way": given.way},
             "inputs": {
                 "model": str(given.model), "model_sha256": content_hash(given.model)[0],
-                "slides": targets,
+                "slides": targets, "work": str(work),
             },
             "out": str(given.out),
         },
         ConsoleReport(),
     )  # fmt: skip
+    shutil.rmtree(work)
     rows = {slide["slide_code"]: slide["n_rows"] for slide in result["slides"]}
-    print(json.dumps(plain({"out": str(given.out), "rows": rows, "seconds": result["seconds"]})))
+    print(
+        json.dumps(
+            plain(
+                {
+                    "out": str(given.out),
+                    "rows": rows,
+                    "way": result["way"],
+                    "seconds": result["seconds"],
+                }
+            )
+        )
+    )
     return 0
 
 

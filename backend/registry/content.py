@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from backend.cells.content import CellTableContent
 from backend.slides.content import SlideContent
 from backend.studies.content import StudyContent
+from ml.models.encoder_list import DEFAULT, NAMES
 
 RowKind = Literal["cell", "spot"]
 Codes = Annotated[list[str], Field(max_length=10_000)]
@@ -34,15 +35,24 @@ class TrainParams(_Params):
     test: Codes | None = None
     epochs: int | None = Field(default=None, ge=1, le=1000)
     seed: int = Field(default=0, ge=0, lt=2**31)
-    encoder: Literal["efficientnet_lite0", "vit_tiny"] = "efficientnet_lite0"
+    encoder: str = DEFAULT
     preset: Literal["small", "tiny"] = "small"
+
+    @field_validator("encoder")
+    @classmethod
+    def _is_listed(cls, name: str) -> str:
+        if name not in NAMES:
+            raise ValueError(f"choose one of {', '.join(NAMES)}")
+        return name
 
 
 class PredictParams(_Params):
-    """Model version id, and the codes of the slides to predict on."""
+    """Model version id, the codes of the slides to predict on, and how their rows are seen: each
+    by a crop of its own, or together by a shared forward. None: as the model was trained."""
 
     model: int
     slides: Codes = Field(min_length=1)
+    way: Literal["crop", "shared"] | None = None
 
 
 class PatientTableContent(BaseModel):
@@ -118,5 +128,6 @@ class PredictResult(BaseModel):
 
     slides: list[PredictedSlide]
     patient_table: PredictedPatients | None
+    way: Literal["crop", "shared"] | None = None
     seconds: float
     rows_per_s: float

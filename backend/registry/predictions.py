@@ -12,7 +12,7 @@ from backend.cells.models import CellTable, Layer
 from backend.cells.services import add_cell_table, add_layer
 from backend.jobs.kinds import Spec
 from backend.jobs.models import Job
-from backend.jobs.services import local
+from backend.jobs.services import local, work_folder
 from backend.registry.content import PredictedSlide, PredictParams, PredictResult
 from backend.registry.models import Declined, ModelVersion
 from backend.registry.pseudobulk import put_predicted_patients
@@ -75,8 +75,9 @@ def prepare_prediction(job: Job) -> Spec:
         for code, slide in sorted(slides.items())
     ]
     return Spec(
-        params={},
+        params={"way": params.way},
         inputs={
+            "work": str(work_folder(job)),
             "model": str(local(model.artifact)),
             "model_sha256": model.artifact.sha256,
             "slides": inputs,
@@ -139,6 +140,7 @@ def commit_prediction(job: Job, result: dict[str, Any], out: Path) -> dict[str, 
         "model": model.pk,
         "rows": sum(slide.n_rows for slide in content.slides if not slide.declined),
         "declined": declined,
+        "way": content.way,
         "seconds": content.seconds,
         "rows_per_s": content.rows_per_s,
         "links": [

@@ -9,6 +9,7 @@ from rest_framework import serializers
 from backend.cells.models import CellTable
 from backend.registry import selectors
 from backend.registry.models import Evaluation, ModelVersion, Promotion
+from ml.models.encoder_list import NAMES
 
 
 class LayerModelSerializer(serializers.Serializer):
@@ -179,13 +180,18 @@ class TrainRequestSerializer(serializers.Serializer):
     test = serializers.ListField(child=serializers.CharField(), required=False)
     epochs = serializers.IntegerField(required=False, min_value=1)
     seed = serializers.IntegerField(required=False, min_value=0)
-    encoder = serializers.ChoiceField(choices=["efficientnet_lite0", "vit_tiny"], required=False)
+    encoder = serializers.ChoiceField(choices=NAMES, required=False)
     preset = serializers.ChoiceField(choices=["small", "tiny"], required=False)
 
 
 class PredictRequestSerializer(serializers.Serializer):
     model = serializers.IntegerField(help_text="Id of a model version.")
     slides = serializers.ListField(child=serializers.CharField(), help_text="Slide codes.")
+    way = serializers.ChoiceField(
+        choices=["crop", "shared"],
+        required=False,
+        help_text="A crop per row, or a shared forward; by default as the model was trained.",
+    )
 
 
 class PromoteRequestSerializer(serializers.Serializer):

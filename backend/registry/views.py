@@ -26,6 +26,7 @@ from backend.registry.serializers import (
 from backend.registry.slide_selectors import slide_counts, study_slides
 from backend.studies.models import Study
 from backend.studies.selectors import can_import, page_context, study_for
+from ml.models.encoder_list import LISTED
 
 LATEST_JOBS = 5
 SLIDES_AT_FIRST = 50
@@ -113,6 +114,9 @@ def train(request: HttpRequest, slug: str) -> HttpResponse:
         "measured": selectors.trainable(found),
         "defaults": TrainParams().model_dump(mode="json"),
         "estimate": selectors.training_estimate(found),
+        "encoders": [
+            {"name": e.name, "title": e.title, "note": e.note, "here": e.is_here()} for e in LISTED
+        ],
     }
     page = choices | {"slug": found.slug, "train_url": reverse("api-train", args=[found.slug])}
     return render(request, "registry/train.html", page_context(found) | choices | {"page": page})

@@ -173,3 +173,24 @@ def compute_rows(
             journal.close()
     report.progress(span[1])
     return np.memmap(path, forward.dtype, "r", shape=shape)
+
+
+def compute_in_memory(forward: Forward, n_rows: int) -> NDArray[np.floating[Any]]:
+    """The same for few rows, as (n_rows, forward.width); rows that no block has stay 0.
+
+    Raises:
+        InputError: ``predict.memory``, and those of the slide.
+    """
+    found = np.zeros((n_rows, forward.width), forward.dtype)
+    with torch.inference_mode():
+
+        def compute(block: Block, pixels: Pixels) -> Leaving:
+            with torch.inference_mode(), enough_memory("a sample of rows"):
+                return Leaving(forward.compute(block, pixels.to(forward.device)))
+
+        def write(block: Block, values: Leaving) -> None:
+            found[block.rows, forward.columns(block)] = values.numpy()
+
+        for _ in overlapped(forward.blocks(forward.at_once()), forward.read, compute, write):
+            pass
+    return found

@@ -21,12 +21,10 @@ from torch import Tensor, nn
 
 from ml.errors import InputError
 from ml.io.store import content_hash
+from ml.models.encoder_list import FOLDER
 from ml.models.encoders import EncoderEntry
 from ml.models.tensor_files import read_tensor_file
 from ml.models.vit import Shape, VisionTransformer
-
-FOLDER = "PAST_ENCODERS"
-"""Environment variable: a folder with a folder for each encoder, which holds its owner's file."""
 
 Weights = dict[str, Tensor]
 Module = TypeVar("Module", bound=nn.Module)

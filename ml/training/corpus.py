@@ -21,6 +21,7 @@ from ml.tokens.rank import rank_tokens
 from ml.tokens.vocabulary import PAD
 
 Rows = NDArray[np.int64]
+Moments = tuple[NDArray[np.float32], NDArray[np.float32]]
 CHUNK = 4096
 # Rows whose crops are in memory at a time.
 CROPS = 64
@@ -96,6 +97,8 @@ class ImageSource:
         images: features or crops of each section.
         xy_um: positions of each section.
         config: says how many neighbours, and how features are standardised.
+        moments: mean and deviation of each section's features, of sections that are cut-outs; by
+            default those of the rows, where the config has features standardised by slide.
 
     Attributes:
         chunk: rows that are worked on at a time where no gradients are needed.
@@ -106,6 +109,7 @@ class ImageSource:
         images: Sequence[NDArray[np.float16] | CropSource],
         xy_um: list[NDArray[np.float64]],
         config: ModelConfig,
+        moments: list[Moments] | None = None,
     ) -> None:
         self._images = images
         self._config = config
@@ -119,14 +123,16 @@ class ImageSource:
             [np.where(i < 0, -1, i + at) for (i, _), at in zip(near, self.offsets, strict=False)]
         ).astype(np.int64)
         self._distance = np.concatenate([d for _, d in near])
-        self._moments = (
-            [feature_moments([cast(NDArray[np.float16], block)]) for block in images]
-            if config.per_slide and config.features
-            else None
-        )
+        self.moments = moments
+        if moments is None and config.per_slide and config.features:
+            self.moments = [feature_moments([cast(NDArray[np.float16], b)]) for b in images]
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
+
+    def near(self, rows: Rows) -> Rows:
+        """Neighbours (k, neighbours) of some rows, −1 where there is none."""
+        return self._near[rows]
 
     def raw(self, rows: Rows) -> NDArray[np.float32]:
         """Features of some rows as they are stored (standardised per slide where configured)."""
@@ -136,8 +142,8 @@ class ImageSource:
         for number in np.unique(section):
             here = section == number
             values = np.asarray(features[number][rows[here] - self.offsets[number]], np.float32)
-            if self._moments is not None:
-                mean, deviation = self._moments[number]
+            if self.moments is not None:
+                mean, deviation = self.moments[number]
                 values = (values - mean) / deviation
             out[here] = values
         return out
