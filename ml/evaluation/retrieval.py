@@ -11,6 +11,7 @@ from ml.models.past import PAST, Member
 from ml.training.corpus import CHUNK, Corpus
 
 CANDIDATES = 256  # rows of one slide to choose among
+AT = (1, 5, 10)
 SETS = 4  # candidate sets per slide at most; recall is averaged over all of them
 
 
@@ -59,15 +60,15 @@ def image_embeddings(model: PAST, member: Member, corpus: Corpus) -> Tensor:
 def retrieval(
     member: Member, corpus: Corpus, embeddings: Tensor, sets: list[NDArray[np.int64]]
 ) -> dict[str, float]:
-    """Recall at 1 and 10 in both directions beside its chance level; the member in eval mode.
+    """Recall at 1, 5 and 10 in both directions beside its chance; the member in eval mode.
 
     Args:
         embeddings: (measured rows, dim) of `image_embeddings`.
         sets: of `candidate_sets`.
 
     Returns:
-        image_to_gene_r1, image_to_gene_r10, gene_to_image_r1, gene_to_image_r10, chance_r1,
-        chance_r10, candidates (rows of the largest set), sets.
+        image_to_gene_r1, gene_to_image_r1, chance_r1 and the same for 5 and 10, candidates (rows of
+        the largest set), sets.
     """
     if not sets:
         return {}
@@ -81,7 +82,7 @@ def retrieval(
     pairs = zip(torch.split(image, sizes), torch.split(cell, sizes), strict=True)
     forward, backward = (torch.cat(r) for r in zip(*[ranks(i, c) for i, c in pairs], strict=True))
     found: dict[str, float] = {}
-    for at in (1, 10):
+    for at in AT:
         found[f"image_to_gene_r{at}"] = float((forward < at).double().mean())
         found[f"gene_to_image_r{at}"] = float((backward < at).double().mean())
         # A query of a set of n rows finds its partner by chance k times in n.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,14 @@ class Ranks:
         """Wait until all are here."""
         if self.size > 1:
             dist.barrier()
+
+    def first_says(self, value: T) -> T:
+        """What the first process was given; all must ask."""
+        if self.size == 1:
+            return value
+        said = [value]
+        dist.broadcast_object_list(said)
+        return said[0]
 
     def total(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all ranks; without gradient."""

@@ -20,9 +20,26 @@ DIVERGED = "diverged"
 
 
 @dataclass(frozen=True)
+class Seen:
+    """A step that was looked at: losses are means over the rows of all ranks.
+
+    Attributes:
+        rows: of the step, over all ranks.
+        rate: the highest learning rate of its groups.
+    """
+
+    number: int
+    rows: int
+    rate: float
+    losses: dict[str, float]
+    norm: float
+
+
+@dataclass(frozen=True)
 class _Watched:
     number: int
-    rows: float
+    rows: int
+    rate: float
     losses: dict[str, Tensor]
     norm: Tensor
     where: list[Callable[[], dict[str, Any]]]
@@ -44,31 +61,40 @@ class Guard:
         self._steps: list[_Watched] = []
 
     def watch(
-        self, step: int, losses: dict[str, Tensor], norm: Tensor, batches: list[Batch]
+        self,
+        step: int,
+        rate: float,
+        losses: dict[str, Tensor],
+        norm: Tensor,
+        batches: list[Batch],
     ) -> None:
         """A step about to be taken.
 
         Raises:
             InputError: ``train.diverged``, on a CPU.
         """
-        rows = sum(batch.total for batch in batches) / self._ranks.size
-        self._steps.append(_Watched(step, rows, losses, norm, [b.where for b in batches]))
+        rows = sum(batch.total for batch in batches)
+        self._steps.append(_Watched(step, rows, rate, losses, norm, [b.where for b in batches]))
         if self._at_once and not isfinite(float(sum(losses.values(), norm))):
             self._raise(self._steps[-1])
 
-    def checked(self) -> Iterator[tuple[int, float, dict[str, float], float]]:
-        """Step, rows of a rank, losses and gradient norm of the steps since the last time.
+    def checked(self) -> Iterator[Seen]:
+        """The steps since the last time; all ranks call it together.
 
         Raises:
             InputError: ``train.diverged`` at the first that is no number.
         """
         steps, self._steps = self._steps, []
-        for step in steps:
-            values = {name: float(value) for name, value in step.losses.items()}
-            norm = float(step.norm)
-            if not all(map(isfinite, (*values.values(), norm))):
+        if not steps:
+            return
+        # In one tensor: the device is waited for once, and the ranks talk once.
+        own = [torch.stack([*step.losses.values(), step.norm]).float() for step in steps]
+        means = self._ranks.total(torch.stack(own)) / self._ranks.size
+        for step, (*found, norm) in zip(steps, means.tolist(), strict=True):
+            if not all(map(isfinite, (*found, norm))):
                 self._raise(step)
-            yield step.number, step.rows, values, norm
+            losses = dict(zip(step.losses, found, strict=True))
+            yield Seen(step.number, step.rows, step.rate, losses, norm)
 
     def _raise(self, step: _Watched) -> None:
         where = [said() for said in step.where]

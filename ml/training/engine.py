@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from ml.errors import InputError
 from ml.models.batches import CellBatch, ImageBatch
 from ml.models.past import LossWeights, Member
 
+_CHOICES = {"precision": ("auto", "float32", "bfloat16"), "compile": ("auto", "on", "off")}
 # Scores of a member on the validation part, by name; larger is better.
 Validation = Callable[[Member], dict[str, float]]
 
@@ -96,7 +99,9 @@ class Optimisation:
         layer_decay: factor from each block of a vision transformer to the one before it.
         ema: decay of the moving average of the weights, which is then what is validated and kept;
             0 for none.
-        precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where a GPU has it.
+        precision: of the networks: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where a GPU has
+            it. Losses are computed in float32 in any case, and not in its short form TF32, for
+            which the logits of the contrast are too large.
         compile: ``on``, ``off`` or ``auto``: the image encoder on a GPU.
         checkpoint_minutes: between checkpoints inside an epoch; each epoch ends with one.
         log_every: steps between metrics; losses wait on a GPU until then.
@@ -110,10 +115,44 @@ class Optimisation:
     encoder_scale: float = 0.1
     layer_decay: float = 0.75
     ema: float = 0.0
-    precision: str = "auto"
-    compile: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
     checkpoint_minutes: float = 10.0
     log_every: int = 50
+
+    def __post_init__(self) -> None:
+        """Raises InputError ``train.setting`` for a value that no training can be run with."""
+        within("optimisation.accumulate", self.accumulate, 1)
+        within("optimisation.log_every", self.log_every, 1)
+        within("optimisation.weight_decay", self.weight_decay, 0)
+        within("optimisation.clip", self.clip, 1e-9)
+        within("optimisation.warmup", self.warmup, 0)
+        within("optimisation.floor", self.floor, 0, 1)
+        within("optimisation.encoder_scale", self.encoder_scale, 0)
+        within("optimisation.layer_decay", self.layer_decay, 0, 1)
+        within("optimisation.ema", self.ema, 0, 0.999999)
+        within("optimisation.checkpoint_minutes", self.checkpoint_minutes, 0)
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise InputError(
+                    "train.setting",
+                    f"optimisation.{name}",
+                    f"{getattr(self, name)!r} is no such way.",
+                    f"Give one of {', '.join(known)}.",
+                )
+
+
+def within(name: str, value: float, low: float, high: float = math.inf) -> None:
+    """Refuse a setting that lies outside of its limits.
+
+    Raises:
+        InputError: ``train.setting``.
+    """
+    if not low <= value <= high:
+        limits = f"at least {low:g}" + (f" and at most {high:g}" if high < math.inf else "")
+        raise InputError(
+            "train.setting", name, f"{value} is out of range.", f"Give a number of {limits}."
+        )
 
 
 def seed_of(*parts: object) -> int:

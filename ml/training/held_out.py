@@ -123,7 +123,7 @@ class HeldOut:
         scores = {"validation_pcc": float(np.median(found.told)) if len(found.told) else 0.0}
         if found.retrieval:
             both = [found.retrieval[f"{way}_r10"] for way in ("image_to_gene", "gene_to_image")]
-            scores["validation_recall_at_10"] = sum(both) / 2
+            scores |= {"validation_recall_at_10": sum(both) / 2, **found.retrieval}
         return scores
 
     def evaluate(self, model: PAST, report: Report) -> Scores:

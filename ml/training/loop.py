@@ -41,6 +41,9 @@ from ml.training.step import Step
 if TYPE_CHECKING:
     from ml.report import Report
 
+# Beginning of the scores that are reported while training goes on; files have all of them.
+LIVE = "validation_"
+
 
 @dataclass
 class _Work:
@@ -176,14 +179,17 @@ class Trainer:
         _set_training(work.member, True)
         for batches in self._steps(work.source):
             stop_if_asked(self.report)
-            rate = schedule(progress.epoch + progress.batch / each / count, phase.epochs, self.how)
-            set_rate(work.optimiser, phase.learning_rate * rate)
-            self._step(work, batches, guard)
+            along = progress.epoch + progress.batch / each / count
+            rate = phase.learning_rate * schedule(along, phase.epochs, self.how)
+            set_rate(work.optimiser, rate)
+            self._step(work, batches, rate, guard)
             done = -(-progress.batch // each)
             if done % self.how.log_every == 0 or done == count:
-                self._read_back(guard, rate * phase.learning_rate)
+                self._read_back(guard)
                 self._tell(done / count)
-                if time.monotonic() - self._saved_at > 60 * self.how.checkpoint_minutes:
+                age = time.monotonic() - self._saved_at
+                # All save together, so one clock says when.
+                if self.ranks.first_says(age > 60 * self.how.checkpoint_minutes):
                     self._save(work)
         _set_training(work.member, False)
         return self._mean_losses()
@@ -194,7 +200,7 @@ class Trainer:
         while batches := list(itertools.islice(rest, self.how.accumulate)):
             yield batches
 
-    def _step(self, work: _Work, batches: list[Batch], guard: Guard) -> None:
+    def _step(self, work: _Work, batches: list[Batch], rate: float, guard: Guard) -> None:
         progress = self.progress
         where = (self.seed, work.phase.name, progress.member, progress.epoch, self.ranks.rank)
         seeds = [seed_of("step", *where, progress.batch + i) for i in range(len(batches))]
@@ -204,32 +210,27 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(trained, self.how.clip)
         progress.step += 1
         progress.batch += len(batches)
-        guard.watch(progress.step, losses, norm, batches)
+        guard.watch(progress.step, rate, losses, norm, batches)
         work.optimiser.step()
         work.average.update()
         progress.averaged = work.average.steps
         self.rows_seen[work.phase.name] += sum(map(len, batches))
 
-    def _read_back(self, guard: Guard, rate: float) -> None:
+    def _read_back(self, guard: Guard) -> None:
         """The losses since the last time; on a GPU only now does the process wait for them."""
         sums = self.progress.sums
-        for step, rows, losses, norm in guard.checked():
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value * rows
-            sums["rows"] = sums.get("rows", 0.0) + rows
-            values = {**losses, "gradient_norm": norm, "learning_rate": rate}
-            self.metrics.write(step, values)
+        for seen in guard.checked():
+            for name, value in seen.losses.items():
+                sums[name] = sums.get(name, 0.0) + value * seen.rows
+            sums["rows"] = sums.get("rows", 0.0) + seen.rows
+            said = {"gradient_norm": seen.norm, "learning_rate": seen.rate}
+            self.metrics.write(seen.number, {**seen.losses, **said})
 
     def _mean_losses(self) -> dict[str, float]:
         """Means over the epoch's rows, of all ranks."""
-        sums = self.progress.sums
-        names = sorted(name for name in sums if name != "rows")
-        every = self.ranks.total(
-            torch.tensor([sums[name] for name in [*names, "rows"]], dtype=torch.float64).to(
-                self.device if self.device.type == "cuda" else "cpu"
-            )
-        ).tolist()
-        return {name: value / every[-1] for name, value in zip(names, every, strict=False)}
+        sums = dict(self.progress.sums)
+        rows = sums.pop("rows")
+        return {name: sums[name] / rows for name in sorted(sums)}
 
     def _judge(self, work: _Work, record: dict[str, Any]) -> None:
         """Validate, and keep the weights if they are the best so far."""
@@ -238,12 +239,13 @@ class Trainer:
             with work.average.in_place():
                 scores = work.validation(work.member)
         for name, value in scores.items():
-            self.report.metric(name, value, progress.step)
+            if name.startswith(LIVE):
+                self.report.metric(name, value, progress.step)
         self.metrics.write(progress.step, scores)
-        score = scores.get(work.phase.score, math.inf)
+        score = scores[work.phase.score] if scores else -math.inf
         if not scores or score > progress.best:
             work.best = work.candidate()
-            progress.best, progress.stale = score if scores else -math.inf, 0
+            progress.best, progress.stale = score, 0
             progress.best_epoch = progress.epoch
         else:
             progress.stale += 1
@@ -279,6 +281,14 @@ class Trainer:
         except ValueError:
             self.report.log("The checkpoint is of another training; starting anew.")
             found = None
+        step = None if found is None else found[0].step
+        if self.ranks.first_says(step) != step:
+            raise InputError(
+                "train.checkpoint_folder",
+                str(self.checkpoints.folder),
+                f"Process {self.ranks.rank} does not find the checkpoint that the first one finds.",
+                "Put the training's folder where all machines see it, or remove its checkpoint.",
+            )
         if found is None:
             self.metrics.cut(0)
             return {}
@@ -323,5 +333,5 @@ def _memory_errors(phase: Phase) -> Iterator[None]:
             f"phase {phase.name}",
             f"The memory does not hold a batch ({str(error).splitlines()[0]}).",
             "Take smaller batches and accumulate more of them to a step (batch, accumulate): the "
-            "result is the same.",
+            "result is the same. A vision transformer also needs less with checkpoint_gradients.",
         ) from error

@@ -205,7 +205,7 @@ def expression_score(model: PAST, validation: Corpus) -> Validation:
 
 
 def recall_score(model: PAST, member: Member, validation: Corpus) -> Validation | None:
-    """Recall at 10 of both directions on validation slides; None where they have too few rows."""
+    """Recall of both directions on validation slides; None where they have too few rows."""
     sets: list[Rows] = candidate_sets(validation, sets=1)
     if not sets:
         return None
@@ -215,6 +215,6 @@ def recall_score(model: PAST, member: Member, validation: Corpus) -> Validation 
     def score(member: Member) -> dict[str, float]:
         member.eval()
         found = retrieval(member, validation, embeddings, sets)
-        return {"validation_recall_at_10": recall_at_10(found)}
+        return {"validation_recall_at_10": recall_at_10(found), **found}
 
     return score

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ml.models.past import LossWeights
-from ml.training.engine import Optimisation
+from ml.training.engine import Optimisation, within
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,14 @@ class AlignSettings:
     rows: int | None = 4096
     learning_rate: float = 2e-3
     patience: int = 2
+
+    def __post_init__(self) -> None:
+        """Raises InputError ``train.setting`` for a value that no training can be run with."""
+        within("align.epochs", self.epochs, 0)
+        within("align.batch", self.batch, 2)
+        within("align.rows", self.batch if self.rows is None else self.rows, 2)
+        within("align.learning_rate", self.learning_rate, 0)
+        within("align.patience", self.patience, 1)
 
 
 @dataclass(frozen=True)
@@ -58,3 +66,10 @@ class Settings:
     joint: bool = False
     align: AlignSettings = field(default_factory=AlignSettings)
     optimisation: Optimisation = field(default_factory=Optimisation)
+
+    def __post_init__(self) -> None:
+        """Raises InputError ``train.setting`` for a value that no training can be run with."""
+        within("batch", self.batch, 1)
+        within("learning_rate", self.learning_rate, 0)
+        within("stop_after", self.stop_after or 0, 0)
+        within("patience", self.patience, 1)

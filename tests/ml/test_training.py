@@ -165,6 +165,11 @@ def test_cancelling_leaves_no_model(trained, tmp_path):
         ({"epochs": -1}, "train.epochs"),
         ({"settings": {"learning_rte": 1}}, "train.setting"),
         ({"settings": {"align": {"epoch": 1}}}, "train.setting"),
+        ({"settings": {"batch": 0}}, "train.setting"),
+        ({"settings": {"align": {"batch": 1}}}, "train.setting"),
+        ({"settings": {"optimisation": {"accumulate": 0}}}, "train.setting"),
+        ({"settings": {"optimisation": {"ema": 1.0}}}, "train.setting"),
+        ({"settings": {"optimisation": {"precision": "float16"}}}, "train.setting"),
     ],
 )
 def test_wrong_parameters_are_refused(trained, tmp_path, params, code):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from safetensors.torch import load_file
 
 from ml.errors import InputError
 from ml.models.past import LossWeights
+from ml.training.distributed import Ranks
+from ml.training.diverged import Guard
 from ml.training.engine import Optimisation
 from ml.training.loop import Trainer
 from ml.training.metrics import Metrics
@@ -28,13 +31,13 @@ ROOT = Path(__file__).resolve().parents[3]
 HOW = Optimisation(weight_decay=0.01, precision="float32", compile="off")
 
 
-def trainer(source, folder=None, how=HOW, dropout=0.1, report=None, **of) -> Trainer:
+def trainer(source, folder=None, how=HOW, dropout=0.1, report=None, ranks=None, **of) -> Trainer:
     """Training from the random weights of `rows.model`, whatever the members are set to before."""
     past = model(dropout)
     start = {k: v.clone() for k, v in past.networks()[0].state_dict().items()}
     return Trainer(
         past, [phase(source, **of)], how, lambda member: member.load_state_dict(start) and None,
-        folder, report or Recorder(), "rows", seed=3, metrics=Metrics(folder),
+        folder, report or Recorder(), "rows", seed=3, ranks=ranks, metrics=Metrics(folder, ranks),
     )  # fmt: skip
 
 
@@ -162,6 +165,31 @@ def trained(folder: Path, pause: float = 0.0) -> Trainer:
     return past
 
 
+def test_figures_are_those_of_their_own_step_however_late_they_are_read(tmp_path):
+    """Losses are looked at every hundredth step; each line has its own step's learning rate."""
+    for every in (1, 100):
+        trainer(Rows(60, 6), tmp_path / str(every), replace(HOW, log_every=every, warmup=2.0)).run()
+    early, late = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("1", "100"))
+    assert early == late
+    rates = [json.loads(line)["learning_rate"] for line in late.splitlines() if "rate" in line]
+    assert len(rates) == 30 and rates[2:20] == sorted(set(rates[2:20]))  # the warm-up rises
+
+
+def test_on_a_gpu_the_step_that_diverged_is_found_later(tmp_path):
+    guard = Guard(tmp_path, torch.device("cuda"), Ranks())
+    bad = {2: (math.inf, 1.0), 3: (1.0, math.nan)}
+    for step in range(1, 5):
+        loss, norm = bad.get(step, (1.0, 1.0))
+        given = batch(Rows(20, 5).of, torch.arange(5 * step - 5, 5 * step), 5)
+        guard.watch(step, 1e-3, {"counts": torch.tensor(loss)}, torch.tensor(norm), [given])
+    seen = []
+    with pytest.raises(InputError) as caught:
+        seen.extend(step.number for step in guard.checked())
+    assert "step 2," in caught.value.where and "last checkpoint" in caught.value.what
+    said = json.loads((tmp_path / "diverged" / "step-2-rank-0.json").read_text())
+    assert said["rows"] == [{"S1": [5, 6, 7, 8, 9]}] and said["losses"] == {"counts": "inf"}
+
+
 def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path):
     trainer(Rows(20, 10), tmp_path, epochs=1).run()
     report = Recorder()
@@ -170,6 +198,40 @@ def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path):
     other.run()
     assert any("another training" in text for text in said)
     assert other.rows_seen["joint"] == 40
+
+
+def test_with_a_moving_average_it_is_what_is_validated_and_kept():
+    """Against the literal average of the weights after each step of the same training without."""
+
+    class Kept(Rows):
+        def batches(self, epoch, first):
+            for given in super().batches(epoch, first):
+                before.append({n: p.detach().clone() for n, p in network.named_parameters()})
+                yield given
+
+    before, source = [], Kept(24, 8)
+    plain = trainer(source)
+    network = plain.model.networks()[0]
+    plain.run()
+    after = [*before[1:], {n: p.detach().clone() for n, p in network.named_parameters()}]
+    literal = before[0]
+    for step, weights in enumerate(after, 1):
+        decay = min(0.9, (1 + step) / (10 + step))
+        literal = {n: decay * literal[n] + (1 - decay) * w for n, w in weights.items()}
+
+    validated = []
+
+    def validation(member):
+        validated.append({n: p.detach().clone() for n, p in member.named_parameters()})
+        return {"score": float(len(validated))}
+
+    averaged = trainer(Rows(24, 8), how=replace(HOW, ema=0.9), validation=validation)
+    averaged.run()
+    kept = dict(averaged.model.networks()[0].named_parameters())
+    for name, value in literal.items():
+        assert torch.allclose(kept[name], value, atol=1e-5), name
+        assert torch.equal(kept[name], validated[-1][name]), name
+    assert any(not torch.allclose(kept[n], w, atol=1e-3) for n, w in after[-1].items())
 
 
 def test_the_moving_average_is_the_literal_one():

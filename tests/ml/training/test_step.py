@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +17,7 @@ from ml.training.distributed import Ranks
 from ml.training.engine import Optimisation
 from ml.training.step import Step
 from tests.ml.training.rows import ALL, batch, model, rows
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.ml.training.two import both_end
 
 
 @pytest.fixture(autouse=True)
@@ -125,17 +121,7 @@ def test_two_processes_give_the_gradients_of_one_with_the_double_batch(tmp_path,
 
 
 def in_two_processes(folder: Path, sizes: list[int]) -> list[dict[str, float]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(2):
-        given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1",
-                 "MASTER_PORT": port, "OMP_NUM_THREADS": 1}  # fmt: skip
-        environment = {**os.environ, **{k: str(v) for k, v in given.items()}}
-        command = [sys.executable, "-m", "tests.ml.training.test_step", str(folder)]
-        children.append(subprocess.Popen([*command, *map(str, sizes)], cwd=ROOT, env=environment))
-    assert [child.wait(120) for child in children] == [0, 0]
+    assert both_end("tests.ml.training.test_step", str(folder), *map(str, sizes)) == [0, 0]
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
