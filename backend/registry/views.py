@@ -145,6 +145,9 @@ def model(request: HttpRequest, model_id: int) -> HttpResponse:
         "promotions": document["promotions"],
         "exposures": selectors.exposed_patients(found),
         "not_predictable": refused,
+        "retrieval": next(
+            (e["metrics"].get("retrieval") for e in evaluations if e["part"] == "test"), None
+        ),
         "page": {
             "model": document,
             "evaluations": evaluations,

@@ -77,6 +77,12 @@ def number(value: float | None, digits: int | None = None) -> SafeString | str:
 
 
 @register.filter
+def percent(value: float | None, digits: int = 0) -> str:
+    """`{{ share|percent:1 }}`: 0.934 → 93.4 %; an en dash where there is no number."""
+    return "–" if value is None or value == "" else f"{100 * value:.{digits}f} %"
+
+
+@register.filter
 def when(value: datetime | str | None) -> SafeString | str:
     """A moment, from a datetime or from ISO text such as serializers give."""
     if not value:

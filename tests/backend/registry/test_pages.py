@@ -236,3 +236,49 @@ class TestSplit:
         client.force_login(make_user(Role.MEMBER))
         page = client.get(reverse("model", args=[model.pk])).content.decode()
         assert "as planned in the study" in page
+
+
+class TestAbilities:
+    """The model page says what beside expression was measured, and what was not."""
+
+    def text(self, client, model):
+        response = client.get(reverse("model", args=[model.pk]))
+        assert response.status_code == 200
+        return " ".join(response.content.decode().split())
+
+    def test_what_was_not_measured_is_said(self, make_user, client, study, model):
+        client.force_login(make_user(Role.ADMIN))
+        text = self.text(client, model)
+        assert "carried no cell types" in text and "there was no validation part" in text
+        assert "the two ways of inference were not compared" in text
+
+    def test_types_intervals_and_ways(self, make_user, client, study, model):
+        client.force_login(make_user(Role.ADMIN))
+        scored = {
+            "macro_f1": 0.712, "macro_f1_low": 0.65, "macro_f1_high": 0.77, "difference": 0.111,
+            "difference_low": None, "difference_high": None, "balanced_accuracy": 0.7,
+            "ece": 0.021, "per_type": {"T cell": {"f1": 0.81, "n": 40}},
+        }  # fmt: skip
+        model.metrics |= {
+            "cell_types": {
+                "types": ["T cell", "tumour"], "fitted_on": 900, "calibrated_on": "validation",
+                "left_out": [{"type": "mast cell", "cells": 3, "patients": 1}],
+                "methods": {"probe": {"test": scored}, "zero_shot": {"validation": scored}},
+            },
+            "intervals": {
+                "level": 0.9, "half_width": {}, "patients": 6,
+                "coverage": {
+                    "test": {"overall": 0.903, "per_gene_q05": 0.88, "per_gene_q95": 0.92}
+                },
+            },
+            "ways": {
+                "rows": 400, "part": "validation", "crop": {"pcc": 0.27}, "shared": {"pcc": 0.268},
+                "speedup": 31.0, "pcc_loss": 0.002,
+            },
+        }  # fmt: skip
+        model.save()
+        text = self.text(client, model)
+        assert ">0.712</data>" in text and "mast cell is left out" in text
+        assert "no labelled cells in the test part" in text
+        assert "90 % intervals per gene" in text and "90.3 %" in text
+        assert ">31.0</data> times as fast" in text and ">0.002</data> of the median" in text
