@@ -22,7 +22,7 @@ from ml.training.corpus import Corpus, EmbeddedRows, ImageSource, Rows, predict_
 
 # Rows that are compared, about; slides that they are taken from at most; groups of rows that lie
 # together on each, so that rows share their neighbours.
-ROWS, SLIDES, GROUPS = 256, 4, 4
+ROWS, SLIDES, GROUPS = 200, 4, 1
 
 
 @dataclass(frozen=True)
