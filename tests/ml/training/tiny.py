@@ -23,6 +23,7 @@ if NAME not in encoders.names():
 
     @encoders.register(
         name=NAME, kind="crop", architecture="for tests", dim=16, patch=56, mpp=0.25,
+        maps={"tokens": (56, 16)},
         mean=(127.5,) * 3, std=(127.5,) * 3, pooling="class token", licence="Apache-2.0",
         weights="none", frozen=False,
     )  # fmt: skip
