@@ -37,6 +37,8 @@ FEWEST_CELLS, FEWEST_PATIENTS = 20, 2
 # Labelled rows of a part that are fitted to or scored at most, evenly spread over the part.
 MOST_ROWS = 50_000
 NEIGHBOURS = 15
+# Training rows that the penalty is chosen on at most.
+CHOSEN_ON = 12_000
 _BLOCK = 4096
 Labels = dict[str, tuple[NDArray[np.int32], list[str]]]
 _Parts = dict[str, Tensor]
@@ -144,14 +146,14 @@ def fit_types(
     parts = {part: labelled(corpus, labels, names) for part, corpus in held_out.items()}
     parts = {part: found for part, found in parts.items() if len(found.rows)}
     fitting = _Fitting(model, train, held_out, own, parts, names)
-    probe, penalty, seen = fitting.probe(embeddings)
+    probe, penalty, inputs = fitting.probe(embeddings)
     model.types = probe
-    logits: dict[str, _Parts] = {"probe": {part: probe.logits(x) for part, x in seen.items()}}
-    logits["knn"] = fitting.votes(probe, seen)
+    logits = {"probe": {part: probe.logits(inputs[part]) for part in parts}}
+    logits["knn"] = fitting.votes(probe, inputs)
     logits |= fitting.from_markers()
     if model.config.features is not None:
         plain, _, stain = fitting.probe(morphology)
-        logits["morphology"] = {part: plain.logits(x) for part, x in stain.items()}
+        logits["morphology"] = {part: plain.logits(stain[part]) for part in parts}
     prior = torch.bincount(fitting.codes(own), minlength=len(names)).double()
     prior = (prior / prior.sum()).clamp_min(1e-12).log()
     logits["majority"] = {part: prior.expand(len(of.rows), -1) for part, of in parts.items()}
@@ -220,29 +222,31 @@ class _Fitting:
     def probe(
         self, inputs: Callable[[PAST, Corpus, Rows], Tensor]
     ) -> tuple[TypeProbe, float, _Parts]:
-        """A probe on some inputs, its penalty, and the inputs of the held-out parts."""
-        rows, codes = inputs(self._model, self._train, self._own.rows), self.codes(self._own)
-        penalty = choose_penalty(rows, codes, self._own.patients, self._names)
-        probe = TypeProbe.fit(rows, codes, self._names, penalty)
+        """A probe on some inputs, its penalty, and the inputs of every part."""
         seen = {
             part: inputs(self._model, self._held_out[part], of.rows)
             for part, of in self._parts.items()
         }
-        return probe, penalty, seen
+        rows = inputs(self._model, self._train, self._own.rows)
+        codes, few = self.codes(self._own), spread(np.arange(len(rows)), CHOSEN_ON)
+        penalty = choose_penalty(
+            rows[torch.from_numpy(few)], codes[torch.from_numpy(few)], self._own.patients[few],
+            self._names,
+        )  # fmt: skip
+        probe = TypeProbe.fit(rows, codes, self._names, penalty)
+        return probe, penalty, {**seen, "train": rows}
 
-    def votes(self, probe: TypeProbe, seen: _Parts) -> _Parts:
+    def votes(self, probe: TypeProbe, inputs: _Parts) -> _Parts:
         """Log shares of the nearest training rows; inputs are standardised as the probe's are."""
-        reference = embeddings(self._model, self._train, self._own.rows)
-        reference, codes = probe.standardised(reference), self.codes(self._own)
+        reference, codes = probe.standardised(inputs["train"]), self.codes(self._own)
         types = len(self._names)
-        return {
+        found: _Parts = {}
+        for part in self._parts:
+            rows = probe.standardised(inputs[part])
+            votes = nearest_votes(reference, codes, rows, types, NEIGHBOURS)
             # Half a vote for every type, or a type without votes would be impossible.
-            part: (
-                nearest_votes(reference, codes, probe.standardised(x), types, NEIGHBOURS)
-                + 0.5 / NEIGHBOURS
-            ).log()
-            for part, x in seen.items()
-        }
+            found[part] = (votes + 0.5 / NEIGHBOURS).log()
+        return found
 
     def from_markers(self) -> dict[str, _Parts]:
         """Scores of the marker sets of the types, where at least two have one on the panel."""
