@@ -145,6 +145,7 @@ def model(request: HttpRequest, model_id: int) -> HttpResponse:
         "promotions": document["promotions"],
         "exposures": selectors.exposed_patients(found),
         "not_predictable": refused,
+        "type_methods": _type_methods(found.metrics.get("cell_types")),
         "retrieval": next(
             (e["metrics"].get("retrieval") for e in evaluations if e["part"] == "test"), None
         ),
@@ -156,3 +157,10 @@ def model(request: HttpRequest, model_id: int) -> HttpResponse:
         },
     }
     return render(request, "registry/model.html", context)
+
+
+def _type_methods(cell_types: dict[str, Any] | None) -> list[tuple[str, dict[str, Any]]]:
+    """Ways of telling cell types and their scores, the one in use first, baselines last."""
+    order = ["probe", "knn", "zero_shot", "morphology", "majority"]
+    methods = (cell_types or {}).get("methods", {})
+    return sorted(methods.items(), key=lambda one: order.index(one[0]) if one[0] in order else 9)

@@ -281,4 +281,5 @@ class TestAbilities:
         assert ">0.712</data>" in text and "mast cell is left out" in text
         assert "no labelled cells in the test part" in text
         assert "90 % intervals per gene" in text and "90.3 %" in text
-        assert ">31.0</data> times as fast" in text and ">0.002</data> of the median" in text
+        assert ">31.0</data> times as fast" in text and ">0.268</data> against" in text
+        assert text.index("probe") < text.index("zero shot")
