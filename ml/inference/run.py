@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ml.inference.annotate import publish_annotations
 from ml.inference.features import device
 from ml.inference.memory import keep_freed_memory
 from ml.inference.rows import Target, rows_of
@@ -41,8 +42,10 @@ def run(
     Returns:
         slides, patient_table, way, seconds, rows_per_s. Each slide has ``ood_share``, the share of
         its rows that look unlike the training rows (None for a model that cannot tell), and
-        ``declined``: then it has no layer and does not count in its patient's means. The
-        patient_table is None when every slide was declined.
+        ``declined``: then it has no layer and does not count in its patient's means. Its
+        ``annotations`` are the paths of its ``cell_type`` and ``trust`` (`ml.io.annotations`),
+        None for what the model cannot tell. The patient_table is None when every slide was
+        declined.
 
     Raises:
         InputError: ``predict.no_rows``, ``predict.row_kind``, ``predict.way``,
@@ -109,6 +112,7 @@ def _publish(job: Job, target: Target, done: Predicted, out: Path) -> dict[str, 
         "layer": None if declined else str(layer),
         "unit": UNIT, "panel_hash": panel_hash(list(job.model.config.vocabulary.symbols)),
         "n_rows": done.n_rows, "ood_share": done.share, "declined": declined,
+        "annotations": publish_annotations(job.folder(target), target.slide_code, out),
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ml.inference.annotate import annotate
 from ml.inference.features import Rows, stop_if_asked
 from ml.inference.memory import enough_memory, give_back
 from ml.inference.pipeline import Leaving, overlapped
@@ -101,6 +102,9 @@ def predict_slide(job: Job, rows: SlideRows, report: Report) -> Predicted:
         job.model, job.way, slide, folder / "images", identity, target.slide_code, report
     )
     share = ood_share(job.model, source)
+    hashes = {"table_sha256": rows.table_sha256, "model_sha256": job.model_sha256}
+    report.stage(f"{target.slide_code}: cell types and trust")
+    annotate(job.model, source, folder, hashes, report, declined=is_declined(share))
     give_back(images)
     sums = None
     if not is_declined(share):

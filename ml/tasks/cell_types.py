@@ -39,7 +39,6 @@ MOST_ROWS = 50_000
 NEIGHBOURS = 15
 # Training rows that the penalty is chosen on at most.
 CHOSEN_ON = 12_000
-_BLOCK = 4096
 Labels = dict[str, tuple[NDArray[np.int32], list[str]]]
 _Parts = dict[str, Tensor]
 
@@ -182,7 +181,7 @@ def fit_types(
 def embeddings(model: PAST, corpus: Corpus, rows: Rows) -> Tensor:
     """Image embeddings (n, dim) of some rows by the first member."""
     member = model.networks()[0].eval()
-    parts = np.array_split(rows, max(len(rows) // _BLOCK, 1))
+    parts = np.array_split(rows, max(-(-len(rows) // corpus.chunk), 1))
     return torch.cat([member.embed(corpus.images(part, model)) for part in parts])
 
 
@@ -191,7 +190,7 @@ def morphology(model: PAST, corpus: Corpus, rows: Rows) -> Tensor:
     """Colour and texture (n, columns) of some rows over all windows."""
     assert model.config.features is not None
     columns = torch.from_numpy(model.config.features.columns("stain"))
-    parts = np.array_split(rows, max(len(rows) // _BLOCK, 1))
+    parts = np.array_split(rows, max(-(-len(rows) // corpus.chunk), 1))
     device = model.feature_mean.device
     return torch.cat(
         [
@@ -258,7 +257,7 @@ class _Fitting:
         found: _Parts = {}
         for part, of in self._parts.items():
             corpus = self._held_out[part]
-            blocks = np.array_split(of.rows, max(len(of.rows) // _BLOCK, 1))
+            blocks = np.array_split(of.rows, max(-(-len(of.rows) // corpus.chunk), 1))
             expression = np.concatenate([predict_rows(self._model, corpus, b) for b in blocks])
             values = np.full((len(of.rows), len(self._names)), -1e4)
             values[:, place] = marker_scores(expression, list(columns.values()))
