@@ -1,4 +1,4 @@
-"""`past train` and `past bench gpu`."""
+"""`past train`, `past ablate` and `past bench gpu`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ml.report import plain
 
 
 def add_commands(commands: Any) -> None:
-    """Adds `train` and `bench` to the subparsers of `past`."""
+    """Adds `train`, `ablate` and `bench` to the subparsers of `past`."""
     train = commands.add_parser(
         "train",
         help="train a model as a TOML file says; on several GPUs: torchrun … -m ml.training CONFIG",
@@ -20,6 +20,12 @@ def add_commands(commands: Any) -> None:
     what.add_argument("config", type=Path, nargs="?", help="the file (see --example)")
     what.add_argument("--example", action="store_true", help="print a config with all its keys")
     train.set_defaults(run=_train)
+    ablate = commands.add_parser(
+        "ablate", help="train a study's model without each of its parts in turn, and compare"
+    )
+    ablate.add_argument("config", type=Path, help="of a study, as for `past train`")
+    ablate.add_argument("--variants", nargs="*", metavar="NAME", help="all of them by default")
+    ablate.set_defaults(run=_ablate)
     bench = commands.add_parser("bench", help="measure what this machine does")
     kinds = bench.add_subparsers(required=True, metavar="WHAT")
     gpu = kinds.add_parser(
@@ -43,6 +49,13 @@ def _train(given: argparse.Namespace) -> int:
     result = train_file(given.config)
     if result is not None:
         print(json.dumps(plain(result)))
+    return 0
+
+
+def _ablate(given: argparse.Namespace) -> int:
+    from ml.training.ablations import ablate_file
+
+    print(ablate_file(given.config, tuple(given.variants) if given.variants else None))
     return 0
 
 

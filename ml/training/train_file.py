@@ -15,7 +15,7 @@ from ml.io.study.converted import check_slides, converted_study, mpp_of
 from ml.models import checkpoint
 from ml.report import ConsoleReport, Report, SilentReport, plain
 from ml.run import run_spec
-from ml.training.config_file import RunConfig, nested_tables, read_config
+from ml.training.config_file import RunConfig, read_config
 from ml.training.distributed import Ranks
 from ml.training.from_shards import (
     ShardTraining,
@@ -189,18 +189,10 @@ def _on_study(config: RunConfig, ranks: Ranks, report: Report) -> dict[str, Any]
     data = {"sections": sections}
     record = RunRecord(config, data, ranks.size)
     record.write()
-    settings = asdict(config.settings)
-    own = {name: settings[name] for name in nested_tables(Settings)}
-    simple = {k: v for k, v in settings.items() if k not in {*own, "epochs", "seed"}}
     result = run_spec(
         {
             "kind": "train",
-            "params": {
-                "epochs": config.settings.epochs, "seed": config.settings.seed,
-                "encoder": config.model.encoder, "preset": config.model.preset,
-                "max_genes": config.data.max_genes, "architecture": config.architecture,
-                "settings": {**simple, **own},
-            },
+            "params": study_params(config),
             "inputs": {
                 "sections": sections, "parent": None, "work": str(config.out / "work"),
             },
@@ -212,17 +204,32 @@ def _on_study(config: RunConfig, ranks: Ranks, report: Report) -> dict[str, Any]
     return {"model": str(config.out / "model"), **result["metrics"]}
 
 
+def study_params(config: RunConfig) -> dict[str, Any]:
+    """The config's settings as the parameters of a training job."""
+    settings = asdict(config.settings)
+    simple = {k: v for k, v in settings.items() if k not in {"epochs", "seed"}}
+    return {
+        "epochs": config.settings.epochs, "seed": config.settings.seed,
+        "encoder": config.model.encoder, "preset": config.model.preset,
+        "max_genes": config.data.max_genes, "architecture": config.architecture,
+        "settings": simple,
+    }  # fmt: skip
+
+
 def study_sections(config: RunConfig) -> list[dict[str, Any]]:
     """The measured slides of the config's study, with their parts, as the training job has them.
+
+    Parts are the config's, or those that the study planned for its patients where it names none.
 
     Raises:
         InputError: ``study.not_converted``, ``study.unknown_slide``, ``slide.no_mpp``.
     """
     data = config.data
     assert data.study is not None
+    study = converted_study(data.study)
     slides = [
         slide
-        for slide in converted_study(data.study)["slides"]
+        for slide in study["slides"]
         if slide["cells"]
         and slide["cells"]["n_genes"]
         and data.row_kind in (None, slide["cells"].get("row_kind"))
@@ -232,6 +239,10 @@ def study_sections(config: RunConfig) -> list[dict[str, Any]]:
     if data.slides is not None:
         slides = [slide for slide in slides if slide["code"] in data.slides]
     parts = {**dict.fromkeys(data.validation, "validation"), **dict.fromkeys(data.test, "test")}
+    if not parts:
+        planned = {p["code"]: p["part"] for p in study["patients"] if p.get("part")}
+        slides = [slide for slide in slides if not planned or slide["patient"] in planned]
+        parts = {slide["code"]: planned.get(slide["patient"], "train") for slide in slides}
     return [
         {
             "slide": str(data.study / slide["file"]),
