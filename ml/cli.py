@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from ml.io.commands import add_commands
+    from ml.tasks.type_commands import add_commands as add_types
     from ml.tokens.commands import add_commands as add_vocabulary
     from ml.training.commands import add_commands as add_training
     from ml.training.shards.commands import add_commands as add_corpus
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     add_vocabulary(commands)
     add_corpus(commands)
     add_training(commands)
+    add_types(commands)
     _add_predict(commands)
     _add_trial(commands)
     return parser

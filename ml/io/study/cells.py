@@ -47,7 +47,7 @@ def read_cells(path: Path, *, width: int, height: int) -> SourceCells:
     Raises:
         InputError: a ``cells.…`` code, naming the file and the first row that is wrong.
     """
-    table = _open(path)
+    table = open_anndata(path)
     obs_names = [str(name) for name in table.obs_names]
     if not obs_names:
         raise _problem("cells.empty", path, "there is no row.", "Leave `cells` empty instead.")
@@ -56,7 +56,7 @@ def read_cells(path: Path, *, width: int, height: int) -> SourceCells:
     _check_symbols(symbols, path)
     ids = table.var["gene_id"].tolist() if "gene_id" in table.var else []
     gene_ids = [i if isinstance(i, str) else "" for i in ids] or [""] * len(symbols)
-    cell_types = _cell_types(table, path, obs_names)
+    cell_types = cell_types_of(table, path)
     counts = _counts(table, path, obs_names)
     return SourceCells(counts, symbols, gene_ids, xy, obs_names, cell_types)
 
@@ -86,7 +86,8 @@ def check_shared_genes(panels: Sequence[tuple[str, list[str]]]) -> None:
         shared = matching
 
 
-def _open(path: Path) -> Any:
+def open_anndata(path: Path) -> Any:
+    """An AnnData file (.h5ad or .zarr), or InputError ``cells.unreadable``."""
     import anndata
 
     try:
@@ -182,13 +183,18 @@ def _counts(table: Any, path: Path, obs_names: list[str]) -> sparse.csr_matrix:
     return counts.astype(np.uint32)
 
 
-def _cell_types(table: Any, path: Path, obs_names: list[str]) -> list[str] | None:
-    """Labels in obs["cell_type"], which somebody gave the rows; a missing one is ""."""
-    if CELL_TYPE not in table.obs:
+def cell_types_of(table: Any, path: Path, column: str = CELL_TYPE) -> list[str] | None:
+    """Labels in a column of obs, which somebody gave the rows; a missing one is "".
+
+    None without the column, or where it labels no row.
+
+    Raises:
+        InputError: ``cells.cell_types`` for what are no names of cell types.
+    """
+    if column not in table.obs:
         return None
-    column = table.obs[CELL_TYPE]
-    values = column.astype(object)
-    where = f'obs["{CELL_TYPE}"]'
+    values = table.obs[column].astype(object)
+    where = f'obs["{column}"]'
     missing = values.isna().to_numpy()
     if any(isinstance(value, float) for value in values[~missing]):
         raise _problem(
@@ -211,7 +217,7 @@ def _cell_types(table: Any, path: Path, obs_names: list[str]) -> list[str] | Non
             raise _problem(
                 "cells.cell_types",
                 path,
-                f"the cell type of row {row} ({obs_names[row]}) has {len(name)} characters.",
+                f"the cell type of row {row} ({table.obs_names[row]}) has {len(name)} characters.",
                 f"Shorten it to {_LONGEST_CELL_TYPE}.",
             )
     return names if found else None
