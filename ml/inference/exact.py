@@ -15,7 +15,7 @@ from ml.inference.features import Block, Pixels, Rows
 from ml.inference.memory import images_at_once
 from ml.inference.pipeline import entering
 from ml.models.batches import CropBatch
-from ml.models.features import FeatureSpec, Scale, centre_features
+from ml.models.features import GRID, FeatureSpec, Scale, window_features
 from ml.models.past import PAST
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ def in_blocks(xy: NDArray[np.float32], scales: int, size: int, rows: Rows) -> li
 class WindowForward:
     """Features of a model of features, from an image around each row.
 
-    The same windows as in `SharedForward`, pooled in the middle of an image of their own, so that
-    they differ by what an encoder sees of the rest of a tile.
+    The same windows as in `SharedForward`, pooled in an image of their own. Its corner lies on the
+    grid that the tiles' strides or patches make, so that both differ only by what an encoder sees
+    of the rest of a tile.
 
     Args:
         rows: numbers of the rows to see; all by default.
@@ -55,18 +56,20 @@ class WindowForward:
         self._loaded, self._spec = loaded, spec
         self._slide, self._xy, self._mpp = slide, xy, mpp
         self._rows = np.arange(len(xy)) if rows is None else rows
+        self._step = loaded.entry.patch or GRID
         self.device = loaded.device
         self.width, self.dtype = spec.dim, np.float16
 
     def at_once(self) -> int:
         def counted(scale: Scale) -> int:
             def forward(rows: int) -> None:
-                shape = (rows, 3, scale.side, scale.side)
-                pixels = torch.zeros(shape, dtype=torch.uint8, device=self.device)
-                centre_features(pixels, scale, self._loaded.module, self._loaded.entry)
+                pixels = torch.zeros(rows, 3, side, side, dtype=torch.uint8, device=self.device)
+                points = torch.full((rows, 2), side / 2, dtype=torch.float64, device=self.device)
+                window_features(pixels, points, scale, self._loaded.module, self._loaded.entry)
 
+            side = scale.side(self._step)
             where = f"encoder {self._loaded.entry.name}"
-            return images_at_once(scale.side, self.device, forward, where)
+            return images_at_once(side, self.device, forward, where)
 
         return min(counted(scale) for scale in self._spec.scales)
 
@@ -75,19 +78,29 @@ class WindowForward:
 
     def read(self, block: Block) -> Pixels:
         scale = self._spec.scales[block.scale]
-        side = scale.side * scale.mpp / self._mpp
-        images = np.empty((len(block.rows), scale.side, scale.side, 3), np.uint8)
-        for place, row in enumerate(block.rows.tolist()):
-            x, y = (float(v) for v in self._xy[row])
+        side, zoom = scale.side(self._step), scale.mpp / self._mpp
+        points = self._xy[block.rows].astype(np.float64) / zoom
+        corners = self._corners(points, scale)
+        images = np.empty((len(points), side, side, 3), np.uint8)
+        for place, (x, y) in enumerate((corners * zoom).tolist()):
             images[place] = self._slide.region(
-                x - side / 2, y - side / 2, side, side,
-                out_width=scale.side, out_height=scale.side,
-            )  # fmt: skip
-        return Pixels((entering(images, self.device).permute(0, 3, 1, 2),))
+                x, y, side * zoom, side * zoom, out_width=side, out_height=side
+            )
+        pixels = entering(images, self.device).permute(0, 3, 1, 2)
+        return Pixels((pixels,), (entering(points - corners, self.device),))
+
+    def _corners(self, points: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
+        """Corners of the images of rows at `points`, on the grid that tiles' corners are on."""
+        margin, step = scale.margin, self._step
+        if self._loaded.entry.patch:
+            return np.floor(points / step) * step - margin
+        return np.floor((points - margin) / step) * step
 
     def compute(self, block: Block, pixels: Pixels) -> Tensor:
-        scale = self._spec.scales[block.scale]
-        return centre_features(pixels.images[0], scale, self._loaded.module, self._loaded.entry)
+        scale, loaded = self._spec.scales[block.scale], self._loaded
+        return window_features(
+            pixels.images[0], pixels.points[0], scale, loaded.module, loaded.entry
+        )
 
     def columns(self, block: Block) -> slice:
         return self._spec.of_scale(block.scale)

@@ -43,10 +43,9 @@ class Scale:
         widest = max(side for sides in self.windows.values() for side in sides)
         return int(np.ceil(widest / 2 / self.mpp)) + GUARD
 
-    @property
-    def side(self) -> int:
-        """Pixels of an image around a single row."""
-        return -(-2 * self.margin // GRID) * GRID
+    def side(self, step: int) -> int:
+        """Pixels of an image around a single row whose corner lies on a grid of `step`."""
+        return -(-(2 * self.margin + step) // step) * step
 
 
 @dataclass(frozen=True)
@@ -203,39 +202,40 @@ def tile_features(
     return torch.cat(columns, dim=1)
 
 
-def centre_features(
-    pixels: Tensor, scale: Scale, encoder: nn.Module, entry: encoders.EncoderEntry
+def window_features(
+    pixels: Tensor,
+    points: Tensor,
+    scale: Scale,
+    encoder: nn.Module,
+    entry: encoders.EncoderEntry,
 ) -> Tensor:
-    """The same features of rows that each lie in the middle of an image of their own.
+    """The same features of rows that each have an image of their own.
 
     Args:
         pixels: (n, 3, side, side) uint8 at ``scale.mpp``, `Scale.side` wide.
+        points: (n, 2) x, y of the row in its image, at least ``scale.margin`` from its border.
 
     Returns:
         (n, columns of this scale) float32.
     """
     found = _encoded(pixels, scale, encoder, entry)
-    rows, _, side, _ = pixels.shape
+    # Images are pooled as one tall one. Where two meet its maps are wrong, further from the rows
+    # than any of their windows.
+    below = points.clone()
+    below[:, 1] += torch.arange(len(pixels), device=points.device) * pixels.shape[2]
     columns: list[Tensor] = []
     for name, sides in scale.windows.items():
         stride = _stride(name, entry)
-        maps = _stains(pixels) if name == "stain" else found[name]
-        # Images are pooled at one place, so they are as many maps of one image.
-        middle = torch.full((1, 2), side / 2 / stride, device=pixels.device, dtype=torch.float64)
-        windows = [width / scale.mpp / stride for width in sides]
-        for means in window_means(maps.flatten(0, 1), middle, windows):
-            columns.append(_features(name, means.reshape(rows, -1)))
+        tall = _tall(pixels if name == "stain" else found[name])
+        maps = stain.stain_maps(tall) if name == "stain" else tall
+        windows = [side / scale.mpp / stride for side in sides]
+        columns += [_features(name, means) for means in window_means(maps, below / stride, windows)]
     return torch.cat(columns, dim=1)
 
 
-def _stains(pixels: Tensor) -> Tensor:
-    """Stain maps (n, N_MAPS, side / 2, side / 2) of images, computed as one tall one.
-
-    Where two images meet the maps are wrong, further from the rows than any of their windows.
-    """
-    rows, _, side, _ = pixels.shape
-    maps = stain.stain_maps(pixels.permute(1, 0, 2, 3).reshape(3, rows * side, side))
-    return maps.reshape(len(maps), rows, -1, maps.shape[2]).transpose(0, 1)
+def _tall(maps: Tensor) -> Tensor:
+    """(n, C, h, w) → (C, n × h, w)."""
+    return maps.transpose(0, 1).flatten(1, 2)
 
 
 def _encoded(
