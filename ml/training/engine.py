@@ -102,7 +102,7 @@ class Optimisation:
         precision: of the networks: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where a GPU has
             it. Losses are computed in float32 in any case, and not in its short form TF32, for
             which the logits of the contrast are too large.
-        compile: ``on``, ``off`` or ``auto``: the image encoder on a GPU.
+        compile: the image encoder: ``on``, ``off`` or ``auto``: one of crops on a GPU.
         checkpoint_minutes: between checkpoints inside an epoch; each epoch ends with one.
         log_every: steps between metrics; losses wait on a GPU until then.
     """

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ml.models.heads import CropHead
 from ml.models.losses import info_nce, near_pairs
 from ml.models.past import LossWeights, Member, Outputs
 from ml.training.distributed import Ranks
@@ -46,7 +47,8 @@ class Step:
         """Steps of a member whose parameters have been chosen by `requires_grad`."""
         device = next(member.parameters()).device
         cuda = device.type == "cuda"
-        if how.compile == "on" or (how.compile == "auto" and cuda):
+        crops = isinstance(member.image_encoder, CropHead)
+        if how.compile == "on" or (how.compile == "auto" and cuda and crops):
             member.image_encoder.compile()
         network: nn.Module = member
         if ranks.size > 1:
