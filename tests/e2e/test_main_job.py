@@ -25,6 +25,7 @@ def test_import_train_predict_view_and_read_survival(app, browser, tiny_study):
         member = walk.Visitor(page, app.url)
         member.sign_in("member")
         walk.view_gene(member, STUDY, UNMEASURED, ("EPCAM", "COL1A1"))
+        walk.view_types(member, STUDY, UNMEASURED)
     with fresh_page(browser) as page:
         investigator = walk.Visitor(page, app.url)
         investigator.sign_in("investigator")

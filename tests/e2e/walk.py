@@ -105,6 +105,34 @@ def view_gene(member: Visitor, study: str, slide: str, genes: tuple[str, str]) -
     return {"slide_open_s": opened, "gene_search_s": float(np.median(seconds))}
 
 
+def view_types(member: Visitor, study: str, slide: str) -> None:
+    """Colours a predicted slide by cell type, filters by the legend, and greys what is unlike."""
+    page = member.page
+    member.open(f"/studies/{study}/")
+    page.get_by_role("link", name=slide, exact=True).first.click()
+    page.locator("html[data-viewer=ready]").wait_for(state="attached")
+    page.locator("#colour-by").get_by_text("Cell type", exact=True).click()
+    page.locator("canvas[data-origin=predicted]").first.wait_for(state="attached")
+    expect(page.locator("#view-first figcaption")).to_contain_text("predicted · PAST v1")
+    legend = page.locator("#types-legend button")
+    assert legend.count() >= 3, "fewer types than were drawn"
+    all_types = member.canvas()
+    legend.first.click(modifiers=["Alt"])
+    expect(legend.nth(1)).to_have_attribute("aria-pressed", "false")
+    expect(legend.first).to_have_attribute("aria-pressed", "true")
+    expect(page).to_have_url(re.compile("without="))
+    alone = member.canvas()
+    assert (np.abs(all_types.astype(int) - alone).max(axis=2) > 24).mean() > 0.002
+    page.get_by_role("button", name="Show all").click()
+    expect(page.locator("#counts")).to_contain_text("cells shown")
+    trust = page.locator("#trust")
+    if trust.is_visible():
+        greyed = member.canvas()
+        trust.uncheck()
+        expect(page).to_have_url(re.compile("grey=0"))
+        assert not np.array_equal(greyed, member.canvas()), "unlike cells look the same"
+
+
 def search_gene(member: Visitor, gene: str) -> None:
     """Types a gene, presses Enter, and waits for its points on the tissue."""
     field = member.page.get_by_role("combobox", name="Gene")

@@ -1,7 +1,7 @@
 import {
   afterClick,
   NOT_ASSIGNED,
-  typeColour,
+  paletteOf,
   typeColours,
   trustOf,
   typeCounts,
@@ -43,10 +43,11 @@ describe("the legend", () => {
 
 describe("colours", () => {
   it("differ between the first thirty types, and are transparent where hidden", () => {
-    const seen = new Set(Array.from({ length: 30 }, (_, code) => typeColour(code).join()));
-    expect(seen.size).toBe(30);
-    const table = typeColours(new Set([2]));
+    const names = Array.from({ length: 30 }, (_, number) => `type ${number}`);
+    expect(new Set(paletteOf(names).map((rgb) => rgb.join())).size).toBe(30);
+    const table = typeColours(types.names, new Set([2]));
     expect([table[1 * 4 + 3], table[2 * 4 + 3], table[NOT_ASSIGNED * 4 + 3]]).toEqual([255, 0, 255]);
+    expect(paletteOf(["tumour", "B cell"])[0]).toEqual(paletteOf(types.names)[1]);
     expect([...table.slice(NOT_ASSIGNED * 4, NOT_ASSIGNED * 4 + 3)]).toEqual([158, 158, 158]);
   });
 });

@@ -4,8 +4,8 @@ import { formatFixed, formatNumber } from "../shared/format";
 import {
   afterClick,
   BEYOND,
+  colourOf,
   NOT_ASSIGNED,
-  typeColour,
   typeColours,
   typeCounts,
   type CellTypes,
@@ -90,7 +90,7 @@ export class AnnotationPanel {
     return {
       ...FULL,
       bytes: types.codes,
-      colours: typeColours(this.hidden(types)),
+      colours: typeColours(types.names, this.hidden(types)),
       mask: this.mask(types.origin === "predicted"),
     };
   }
@@ -168,7 +168,7 @@ export class AnnotationPanel {
     const counts = typeCounts(types);
     const entries = counts.map(({ code, name, rows }) => {
       const swatch = element("span", { class: "type-swatch", "aria-hidden": true });
-      swatch.style.backgroundColor = `rgb(${typeColour(code).join(" ")})`;
+      swatch.style.backgroundColor = `rgb(${colourOf(types.names, code).join(" ")})`;
       const share = formatFixed((100 * rows) / Math.max(types.codes.length, 1), 1);
       const button = element(
         "button",

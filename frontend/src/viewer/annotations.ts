@@ -89,20 +89,37 @@ const PALETTE = [
 ];
 const GREY = [158, 158, 158];
 
-/** Red, green, blue of a type, by its place in the list of names. */
-export function typeColour(code: number): number[] {
-  if (code === NOT_ASSIGNED) return GREY;
-  const hex = PALETTE[code % PALETTE.length];
-  const darker = 0.7 ** Math.floor(code / PALETTE.length);
-  return [0, 2, 4].map((at) => Math.round(parseInt(hex.slice(at, at + 2), 16) * darker));
+/**
+ * Red, green, blue of each type. The colour follows from the name, so that a type keeps it where
+ * another model or annotation knows other types; where two names meet, the later one moves on.
+ */
+export function paletteOf(names: string[]): number[][] {
+  const places = PALETTE.length * Math.max(1, Math.ceil(names.length / PALETTE.length));
+  const taken = new Map<number, string>();
+  for (const name of [...names].sort()) {
+    let place = [...name].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 65521, 7);
+    place %= places;
+    while (taken.has(place)) place = (place + 1) % places;
+    taken.set(place, name);
+  }
+  const of = new Map([...taken].map(([place, name]) => [name, place]));
+  return names.map((name) => {
+    const place = of.get(name) ?? 0;
+    const hex = PALETTE[place % PALETTE.length];
+    const darker = 0.7 ** Math.floor(place / PALETTE.length);
+    return [0, 2, 4].map((at) => Math.round(parseInt(hex.slice(at, at + 2), 16) * darker));
+  });
+}
+
+export function colourOf(names: string[], code: number): number[] {
+  return code === NOT_ASSIGNED ? GREY : paletteOf(names)[code];
 }
 
 /** 256 RGBA entries for the codes; transparent where a type is hidden. */
-export function typeColours(hidden: ReadonlySet<number>): Uint8Array {
+export function typeColours(names: string[], hidden: ReadonlySet<number>): Uint8Array {
   const out = new Uint8Array(256 * 4);
-  for (let code = 0; code < 256; code++) {
-    out.set([...typeColour(code), hidden.has(code) ? 0 : 255], code * 4);
-  }
+  paletteOf(names).forEach((rgb, code) => out.set([...rgb, hidden.has(code) ? 0 : 255], code * 4));
+  out.set([...GREY, hidden.has(NOT_ASSIGNED) ? 0 : 255], NOT_ASSIGNED * 4);
   return out;
 }
 
