@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from backend.cells.content import CellTableContent
 from backend.slides.content import SlideContent
 from backend.studies.content import StudyContent
-from ml.models.encoder_list import DEFAULT, NAMES
+from ml.models.encoder_list import DEFAULT, FOLDER, LISTED, NAMES
 
 RowKind = Literal["cell", "spot"]
 Codes = Annotated[list[str], Field(max_length=10_000)]
@@ -41,8 +41,14 @@ class TrainParams(_Params):
     @field_validator("encoder")
     @classmethod
     def _is_listed(cls, name: str) -> str:
-        if name not in NAMES:
+        found = next((entry for entry in LISTED if entry.name == name), None)
+        if found is None:
             raise ValueError(f"choose one of {', '.join(NAMES)}")
+        if not found.is_here():
+            raise ValueError(
+                f"{found.title} needs its owner's file ({' or '.join(found.files)}) in the folder "
+                f"{name} of the one that {FOLDER} names"
+            )
         return name
 
 

@@ -50,6 +50,7 @@ def annotate(
             stop_if_asked(report)
             distance = model.density.distance(described(model, source, block))
             steps[block] = ood_steps(distance.double().cpu().numpy(), threshold)
+            source.give_back()
         write_trust(folder / "trust.zarr", ood=steps, threshold=threshold, **hashes)
     if model.types is not None and not declined:
         member = model.networks()[0]
@@ -61,6 +62,7 @@ def annotate(
                 probability, code = model.types.probabilities(embedded).double().max(1)
             codes[block] = code.cpu().numpy()
             sure[block] = probability.cpu().numpy().clip(0, 1)
+            source.give_back()
         write_cell_types(
             folder / "cell_type.zarr",
             codes=np.where(sure >= ABSTAIN_BELOW, codes, -1),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ml.inference.annotate import annotate
 from ml.inference.features import Rows, stop_if_asked
-from ml.inference.memory import enough_memory, give_back
+from ml.inference.memory import enough_memory
 from ml.inference.pipeline import Leaving, overlapped
 from ml.inference.rows import SlideRows, Target, read_json
 from ml.inference.ways import Slide, Way, seen_rows
@@ -94,22 +94,26 @@ def predict_slide(job: Job, rows: SlideRows, report: Report) -> Predicted:
         InputError: ``predict.memory``, and those of the slide and the encoder.
     """
     target, folder = rows.target, job.folder(rows.target)
-    folder.mkdir(parents=True, exist_ok=True)
     identity = {**job.identity(target), "table": rows.table_sha256}
+    if read_json(folder / "identity.json") != identity:
+        # What is there is of another model, way, slide or table.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(folder / "identity.json", identity)
     report.stage(f"{target.slide_code}: image features")
     slide = Slide(rows.slide, rows.xy, target.mpp)
-    source, images = seen_rows(
+    source = seen_rows(
         job.model, job.way, slide, folder / "images", identity, target.slide_code, report
     )
     share = ood_share(job.model, source)
     hashes = {"table_sha256": rows.table_sha256, "model_sha256": job.model_sha256}
     report.stage(f"{target.slide_code}: cell types and trust")
     annotate(job.model, source, folder, hashes, report, declined=is_declined(share))
-    give_back(images)
+    source.give_back()
     sums = None
     if not is_declined(share):
         report.stage(f"{target.slide_code}: expression")
-        sums = _expression(job, rows, source, images, report)
+        sums = _expression(job, rows, source, report)
     predicted = Predicted(len(rows.xy), rows.found, share, sums)
     data = {
         "identity": job.identity(target), "n_rows": predicted.n_rows, "found": rows.found,
@@ -125,7 +129,6 @@ def _expression(
     job: Job,
     rows: SlideRows,
     source: ImageSource,
-    images: NDArray[np.floating[Any]],
     report: Report,
 ) -> NDArray[np.float64]:
     """Writes the slide's layer; the sums (genes,) over its rows."""
@@ -149,7 +152,7 @@ def _expression(
 
     def write(some: Rows, values: Leaving) -> None:
         layer.append(values.numpy())
-        give_back(images)
+        source.give_back()
 
     with layer:
         batches = _batches(layer, job.batch)

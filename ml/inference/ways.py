@@ -124,8 +124,8 @@ def seen_rows(
     identity: dict[str, Any],
     name: str,
     report: Report,
-) -> tuple[ImageSource, NDArray[np.floating[Any]]]:
-    """Image inputs of all rows of a slide, and the file at `path` that they are read from.
+) -> ImageSource:
+    """Image inputs of all rows of a slide, in the file at `path`.
 
     Args:
         identity: of slide, rows and model; spec and way are added.
@@ -139,9 +139,9 @@ def seen_rows(
     identity = {**identity, "way": way, "spec": spec.as_dict() if spec else None}
     images = compute_rows(forward, len(slide.xy), path, identity, name, report)
     if spec is None:
-        return EmbeddedRows(cast(NDArray[np.float32], images), model.config), images
+        return EmbeddedRows(cast(NDArray[np.float32], images), model.config)
     features = cast(NDArray[np.float16], images)
-    return ImageSource([features], [slide.xy_um], model.config), images
+    return ImageSource([features], [slide.xy_um], model.config)
 
 
 def row_images(

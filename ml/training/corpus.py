@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from ml.inference.crops import CropSource
+from ml.inference.memory import give_back
 from ml.models.batches import CellBatch, CropBatch, EmbeddedBatch, FeatureBatch, ImageBatch
 from ml.models.config import ModelConfig
 from ml.models.past import PAST
@@ -130,6 +131,12 @@ class ImageSource:
     def __len__(self) -> int:
         return int(self.offsets[-1])
 
+    def give_back(self) -> None:
+        """Takes what was read of mapped features out of this process's memory."""
+        for block in self._images:
+            if not isinstance(block, CropSource):
+                give_back(block)
+
     def near(self, rows: Rows) -> Rows:
         """Neighbours (k, neighbours) of some rows, −1 where there is none."""
         return self._near[rows]
@@ -206,6 +213,10 @@ class EmbeddedRows(ImageSource):
 
     def __len__(self) -> int:
         return len(self._embeddings)
+
+    def give_back(self) -> None:
+        """Takes what was read of mapped embeddings out of this process's memory."""
+        give_back(self._embeddings)
 
     def alone(self, rows: Rows, model: PAST) -> Tensor:
         """The first member's embeddings (k, dim)."""

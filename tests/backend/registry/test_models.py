@@ -240,8 +240,10 @@ class TestStartingJobs:
 
     def test_train_parameters_are_checked(self, admin, client, first):
         post = {"content_type": "application/json"}
-        for body in ({"epochs": 0}, {"encoder": "uni"}, {"learning_rate": 1}):
+        for body in ({"epochs": 0}, {"encoder": "vgg"}, {"learning_rate": 1}):
             assert client.post("/api/v1/studies/study/train/", body, **post).status_code == 400
+        refused = client.post("/api/v1/studies/study/train/", {"encoder": "uni"}, **post)
+        assert refused.status_code == 400 and "PAST_ENCODERS" in refused.content.decode()
         answer = client.post("/api/v1/studies/study/train/", {"test": ["S1"]}, **post)
         assert answer.status_code == 202
         assert answer.json()["study"] == "study" and answer.json()["status"] == "queued"
