@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.bench.demo_study import _EVERY_S, _resident, _tree
+from tests.bench.memory import peak_memory
 from tests.bench.registry import Row, benchmark
 from tests.bench.studies import PYRAMID
 from tests.instance import ROOT
@@ -71,17 +71,10 @@ def inference_peak_memory(folder: Path) -> Iterator[Row]:
     """
     spec = write_job(folder)
     began = time.perf_counter()
-    child = subprocess.Popen([sys.executable, "-m", "ml.run", str(spec)], cwd=ROOT,
-                             stdout=subprocess.DEVNULL)  # fmt: skip
-    peak = 0
-    while child.poll() is None:
-        peak = max(peak, sum(map(_resident, _tree(child.pid))))
-        time.sleep(_EVERY_S)
-    if child.returncode:
-        raise RuntimeError(f"the prediction ended with {child.returncode}")
+    peak = peak_memory(["-m", "ml.run", str(spec)])
     rate = CELLS / (time.perf_counter() - began)
     print(f"{rate:.0f} cells/s", file=sys.stderr)
-    yield Row("inference_peak_memory", peak / 2**20, "GiB")
+    yield Row("inference_peak_memory", peak, "GiB")
 
 
 def write_job(folder: Path) -> Path:
