@@ -61,7 +61,7 @@ class Density(nn.Module):
 
     def distance(self, rows: Tensor) -> Tensor:
         """Squared Mahalanobis distances (n,) float32 of rows (n, inputs)."""
-        seen = _coordinates(rows.float() - self.centre, self.axes)
+        seen = coordinates(rows.float() - self.centre, self.axes)
         return ((seen - self.mean) @ self.whitening).square().sum(1)
 
     def beyond(self, rows: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _fitted(values: Tensor, components: int) -> Density:
     # At least one direction is left for the residual.
     axes = vectors.flip(1)[:, : min(components, values.shape[1] - 1)].T
     found = Density(values.shape[1], len(axes))
-    seen = _coordinates(about, axes)
+    seen = coordinates(about, axes)
     mean = seen.mean(0)
     power, directions = torch.linalg.eigh(shrunk_covariance(seen - mean))
     whitening = directions / power.clamp_min(_SMALLEST).sqrt()
@@ -86,7 +86,7 @@ def _fitted(values: Tensor, components: int) -> Density:
     return found.to(values.device)
 
 
-def _coordinates(about: Tensor, axes: Tensor) -> Tensor:
+def coordinates(about: Tensor, axes: Tensor) -> Tensor:
     """Components and the log length of what they leave out: (n, inputs) → (n, components + 1)."""
     along = about @ axes.T
     left = (about.square().sum(1) - along.square().sum(1)).clamp_min(_SMALLEST)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ml.errors import InputError
 from ml.evaluation.classification import calibration_error, confusions, macro_f1
-from ml.models.density import shrunk_covariance
+from ml.models.density import coordinates, shrunk_covariance
 from ml.models.types import ABSTAIN_BELOW, TypeProbe, choose_penalty, nearest_votes
 
 FEWEST_SHARED = 20
@@ -106,8 +106,9 @@ class Transfer:
 
     Attributes:
         genes: that it reads, in order.
-        axes, means, whitening: principal axes (components, genes) of the standardised reference,
-            mean of each type (types, components), and the inverse root of their covariance.
+        axes, means, whitening: principal axes (components, genes) of the standardised reference;
+            of the components and the log length of what they leave out, each type's mean (types,
+            components + 1) and the inverse root of the covariance within types.
         threshold: squared distance beyond which a cell gets no name.
         report: types, cells, left_out, genes, macro_f1 and ece of held-out reference cells.
     """
@@ -158,7 +159,7 @@ class Transfer:
 
     def distance(self, x: Tensor, codes: Tensor) -> Tensor:
         """Squared distances (n,) of expression (n, genes) from the types that it is called."""
-        seen = self.probe.standardised(x) @ self.axes.T
+        seen = coordinates(self.probe.standardised(x), self.axes)
         return ((seen - self.means[codes]) @ self.whitening).square().sum(1)
 
     def call(
@@ -211,7 +212,7 @@ def _chosen(
 def _geometry(x: Tensor, codes: Tensor, types: int) -> tuple[Tensor, Tensor, Tensor]:
     """Principal axes of standardised rows (n, genes), the types' means, and the whitening."""
     _, _, axes = torch.pca_lowrank(x, min(COMPONENTS, x.shape[1]), center=False)
-    seen = (x @ axes).double()
+    seen = coordinates(x, axes.T).double()
     means = torch.stack(
         [seen[codes == t].mean(0) if (codes == t).any() else seen.mean(0) for t in range(types)]
     )

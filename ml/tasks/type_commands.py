@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def add_commands(commands: Any) -> None:
         _add_common(way)
     markers = ways.add_parser("zero-shot", help="from sets of marker genes, without a reference")
     markers.add_argument("--markers", type=Path, help="JSON file of marker sets")
+    markers.add_argument("--types", nargs="*", metavar="SET", help="only these sets")
     markers.add_argument(
         "--prediction", type=Path, help="folder that `past predict` wrote: predicted expression"
     )
@@ -61,15 +62,15 @@ def _from_reference(given: argparse.Namespace) -> int:
         genes = shared_genes(genes, table.symbols, f"slide {code}")
     transfer = Transfer.fit(reference, genes)
 
-    def call(table: Any) -> Called:
+    called: dict[str, Called] = {}
+    for code, table, _ in slides:
         codes, sure = transfer.call(expression_on(table.counts(), table.symbols, genes), neighbours)
         # A cell without a count of these genes says nothing.
         empty = table.totals_over(genes) <= 0
-        return np.where(empty, -1, codes), np.where(empty, 0.0, sure)
-
+        called[code] = np.where(empty, -1, codes), np.where(empty, 0.0, sure)
     about = {"reference": str(given.reference), **transfer.report}
     return _write(
-        given, slides, transfer.probe.names, call, about, content_hash(given.reference)[0]
+        given, slides, transfer.probe.names, called, about, content_hash(given.reference)[0]
     )
 
 
@@ -79,6 +80,16 @@ def _zero_shot(given: argparse.Namespace) -> int:
 
     path = given.markers or marker_sets.STANDARD
     sets = marker_sets.read_marker_sets(path)
+    if given.types:
+        unknown = set(given.types) - {s.name for s in sets}
+        if unknown:
+            raise InputError(
+                "markers.unknown",
+                "--types",
+                f"There is no set {', '.join(sorted(unknown))}.",
+                f"Sets are: {', '.join(s.name for s in sets)}.",
+            )
+        sets = [s for s in sets if s.name in given.types]
     slides = list(_measured(given, given.prediction))
     symbols = set.intersection(*(set(genes.symbols) for _, genes, _ in slides))
     columns = marker_sets.on_panel(sets, sorted(symbols))
@@ -93,19 +104,22 @@ def _zero_shot(given: argparse.Namespace) -> int:
     used = sorted({sorted(symbols)[c] for of in columns.values() for c in of.tolist()})
     columns = marker_sets.on_panel(sets, used)
 
-    def call(genes: Any) -> Called:
-        read = genes.gene if given.prediction else genes.expression
-        scores = marker_sets.marker_scores(
-            np.stack([read(symbol) for symbol in used], axis=1), list(columns.values())
-        )
-        odds = np.exp(scores - scores.max(1, keepdims=True))
-        return scores.argmax(1), (odds / odds.sum(1, keepdims=True)).max(1)
-
+    # Over all slides together: one slide alone may lack what another is full of.
+    values = [
+        np.stack([(g.gene if given.prediction else g.expression)(s) for s in used], axis=1)
+        for _, g, _ in slides
+    ]
+    scores = marker_sets.marker_scores(np.concatenate(values), list(columns.values()))
+    odds = np.exp(scores - scores.max(1, keepdims=True))
+    ends = np.cumsum([len(of) for of in values])[:-1]
+    codes = np.split(scores.argmax(1), ends)
+    sure = np.split((odds / odds.sum(1, keepdims=True)).max(1), ends)
+    called = {code: (c, p) for (code, _, _), c, p in zip(slides, codes, sure, strict=True)}
     about = {
         "markers": str(path), "types": list(columns), "calibrated": False,
         "genes": {name: [used[c] for c in of.tolist()] for name, of in columns.items()},
     }  # fmt: skip
-    return _write(given, slides, list(columns), call, about, content_hash(path)[0])
+    return _write(given, slides, list(columns), called, about, content_hash(path)[0])
 
 
 def _measured(
@@ -148,7 +162,7 @@ def _write(
     given: argparse.Namespace,
     slides: list[tuple[str, Any, Any]],
     names: list[str],
-    call: Callable[[Any], Called],
+    called: dict[str, Called],
     about: dict[str, Any],
     source_sha256: str,
 ) -> int:
@@ -163,7 +177,7 @@ def _write(
     method = given.way.replace("-", "_")
     results = []
     for code, genes, labels in slides:
-        codes, sure = call(genes)
+        codes, sure = called[code]
         path = Path("types") / f"{code}.zarr"
         table = getattr(genes, "table_sha256", None) or content_hash(genes.path)[0]
         write_cell_types(
