@@ -67,7 +67,9 @@ def ways(model: Path, found: list[dict[str, Any]], folder: Path) -> Iterator[Row
     assert stated is not None
     print(json.dumps(stated), file=sys.stderr)
     shared, crop = stated["shared"], stated["crop"]
-    yield Row("inference_rate", shared["rows_per_s"], "cells/s", crop["rows_per_s"])
+    yield Row(
+        "inference_rate", shared["rows_per_s"], "cells/s", crop["rows_per_s"], stated["speedup"]
+    )
     yield Row("inference_shared_speedup", stated["speedup"], "x")
     yield Row("inference_shared_pcc_loss", stated["pcc_loss"], "pcc", crop["pcc"])
 
@@ -117,7 +119,7 @@ def _large(model: Path, section: dict[str, Any], folder: Path) -> dict[str, Any]
     image = copies.replicate(across, down).crop(0, 0, SIDE, SIDE)
     image.tiffsave(str(folder / "large.tif"), compression="jpeg", Q=90, **PYRAMID)
 
-    cells, rng = CellTable.open(section["table"]).xy(), np.random.default_rng(0)
+    cells, rng = CellTable.open(Path(section["table"])).xy(), np.random.default_rng(0)
     corners = [(i * page.width, j * page.height) for i in range(across) for j in range(down)]
     once = np.concatenate([cells + np.asarray(corner) for corner in corners])
     often = np.repeat(once, 1 + 2 * CELLS // len(once), axis=0)
