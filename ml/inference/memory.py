@@ -39,6 +39,13 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, _LIMIT)
 
 
+def return_freed_memory() -> None:
+    """Gives the system what `keep_freed_memory` had kept; what comes next needs less."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def images_at_once(
     side: int, device: torch.device, forward: Callable[[int], object], where: str
 ) -> int:

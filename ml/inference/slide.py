@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ml.inference.annotate import annotate
 from ml.inference.features import Rows, stop_if_asked
-from ml.inference.memory import enough_memory
+from ml.inference.memory import enough_memory, return_freed_memory
 from ml.inference.pipeline import Leaving, overlapped
 from ml.inference.rows import SlideRows, Target, read_json
 from ml.inference.ways import Slide, Way, seen_rows
@@ -105,6 +105,7 @@ def predict_slide(job: Job, rows: SlideRows, report: Report) -> Predicted:
     source = seen_rows(
         job.model, job.way, slide, folder / "images", identity, target.slide_code, report
     )
+    return_freed_memory()
     share = ood_share(job.model, source)
     hashes = {"table_sha256": rows.table_sha256, "model_sha256": job.model_sha256}
     report.stage(f"{target.slide_code}: cell types and trust")
