@@ -126,3 +126,8 @@ export function difference(predicted: Expression, measured: Expression): Express
     p99: limit,
   };
 }
+
+/** Whether values come from a model, wholly or in part. */
+export function isModels({ origin }: Expression): boolean {
+  return origin !== "measured";
+}

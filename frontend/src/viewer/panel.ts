@@ -12,6 +12,12 @@ import type { GeneInfo, LayerInfo, SlideInfo, TableInfo } from "./types";
 const HOVER_CARD_PX = 190;
 const HOVER_OFFSET_PX = 14;
 
+export function showFacts(slide: SlideInfo): void {
+  byId("slide-facts").textContent =
+    `· ${slide.patient} · ${formatNumber(slide.width)} × ${formatNumber(slide.height)} px · ` +
+    `${formatFixed(slide.mpp, 3)} µm/px (${slide.mpp_source})`;
+}
+
 /** Puts the state, and what is possible in the chosen table, into the panel's fields. */
 export function showChoices(
   state: ViewState,

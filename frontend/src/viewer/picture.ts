@@ -1,7 +1,10 @@
 /** Which values can be shown, and the ones that make the present picture. */
+import { COLOUR_MAPS, type ColourMapName } from "./colormaps";
 import type { SlideData } from "./data";
-import { difference, type Expression, type Origin } from "./expression";
+import { byteOf, difference, type Expression, type Origin } from "./expression";
 import type { ViewState } from "./permalink";
+import type { Colouring } from "./pointLayer";
+import type { ValueRange } from "./scalePanel";
 import type { GeneInfo, LayerInfo, TableInfo } from "./types";
 
 export interface Picture {
@@ -85,4 +88,23 @@ export async function loadPicture(
   if (state.split) return { panes: both, behind: both };
   const gap = difference(both[1], both[0]);
   return { panes: [gap], behind: [...both, gap] };
+}
+
+/** How points are coloured by values; rows of the mask turn grey. */
+export function colouringOf(
+  expression: Expression,
+  range: ValueRange,
+  colourMap: ColourMapName,
+  hideLowest: boolean,
+  mask: Uint8Array | null,
+): Colouring {
+  return {
+    bytes: expression.bytes,
+    colours: COLOUR_MAPS[colourMap],
+    low: byteOf(expression, range.low),
+    high: byteOf(expression, range.high),
+    hideLowest,
+    diverging: expression.origin === "difference",
+    mask,
+  };
 }

@@ -2,12 +2,12 @@
 import { getJson } from "../shared/api";
 import { Combobox } from "../shared/combobox";
 import { byId } from "../shared/dom";
-import { formatFixed, formatNumber } from "../shared/format";
 import { toast, toastError } from "../shared/toast";
-import { COLOUR_MAPS, type ColourMapName } from "./colormaps";
+import type { ColourMapName } from "./colormaps";
 import { SlideData } from "./data";
 import { AnnotationPanel } from "./annotationPanel";
-import { byteOf, type Expression, type Origin } from "./expression";
+import { byteOf, isModels, type Expression, type Origin } from "./expression";
+import { bindKeys } from "./keys";
 import { PageLink } from "./link";
 import {
   countsText,
@@ -16,15 +16,16 @@ import {
   showCaption,
   showChoices,
   showDeclined,
+  showFacts,
   showHover,
   showTypesCaption,
 } from "./panel";
 import { fromQuery, type ViewState } from "./permalink";
-import { layerOf, layersOf, loadPicture, offers, settle } from "./picture";
+import { colouringOf, layerOf, layersOf, loadPicture, offers, settle } from "./picture";
 import { fullRange, percentileRange, ScalePanel, type ValueRange } from "./scalePanel";
 import { SlideView } from "./slideView";
 import { TileAccess } from "./tileAccess";
-import { listenToKeys, Toolbar } from "./toolbar";
+import { Toolbar } from "./toolbar";
 import type { GeneInfo, LayerInfo, SlideInfo, TableInfo } from "./types";
 
 const DEFAULT_CELL_UM = 8;
@@ -75,14 +76,17 @@ export class Workbench {
       () => this.repaint(),
     );
     this.bindPanel();
-    this.bindKeys();
+    bindKeys({
+      origin: (origin) => void this.setOrigin(origin).catch(toastError),
+      split: () => this.toggleSplit(),
+      hidePoints: (hide) => this.setOpacity(hide ? 0 : this.state.opacity),
+      move: (key) => this.toolbar.onKey(key),
+    });
   }
 
   async start(): Promise<void> {
     const { slide, state } = this;
-    byId("slide-facts").textContent =
-      `· ${slide.patient} · ${formatNumber(slide.width)} × ${formatNumber(slide.height)} px · ` +
-      `${formatFixed(slide.mpp, 3)} µm/px (${slide.mpp_source})`;
+    showFacts(slide);
     await this.first.view.opened;
     this.restoreViewport();
     showDeclined(slide);
@@ -223,10 +227,7 @@ export class Workbench {
     showChoices(state, this.slide, table, gene);
     const annotate = await this.annotations.load(table, this.layer);
     if (state.types) state.split = false;
-    const none = { panes: [], behind: [] };
-    const { panes, behind } = state.types
-      ? none
-      : await loadPicture(this.data, state, table, gene);
+    const { panes, behind } = await loadPicture(this.data, state, table, state.types ? null : gene);
     if (turn !== this.turn) return;
     annotate();
     this.behind = behind;
@@ -263,30 +264,20 @@ export class Workbench {
 
   /** Colours the points by the present range; no request is made. */
   private paint(): void {
-    const { state, shown } = this;
+    const { shown, state } = this;
     const { types } = this.annotations;
     byId("scale-section").hidden = shown.length === 0;
     for (const { view, shown: expression } of this.panes()) {
       const { canvas } = view.layer;
       canvas.dataset.gene = expression?.symbol ?? "";
       canvas.dataset.origin = expression?.origin ?? types?.origin ?? "";
-      if (types) {
-        view.setColouring(this.annotations.colouring(types));
-        continue;
+      if (types) view.setColouring(this.annotations.colouring(types));
+      else if (!expression) view.setColouring(null);
+      else {
+        const mask = this.annotations.mask(isModels(expression));
+        const { range, colourMap } = this;
+        view.setColouring(colouringOf(expression, range, colourMap, state.hideLowest, mask));
       }
-      if (!expression) {
-        view.setColouring(null);
-        continue;
-      }
-      view.setColouring({
-        bytes: expression.bytes,
-        colours: COLOUR_MAPS[this.colourMap],
-        low: byteOf(expression, this.range.low),
-        high: byteOf(expression, this.range.high),
-        hideLowest: state.hideLowest,
-        diverging: expression.origin === "difference",
-        mask: this.annotations.mask(isModels(expression)),
-      });
     }
     if (shown.length > 0) this.scale.show(shown, this.range, this.colourMap);
   }
@@ -311,7 +302,7 @@ export class Workbench {
   }
 
   private async setOrigin(origin: Origin): Promise<void> {
-    if (!this.offers(origin)) return;
+    if (!this.tableOrNone || !this.offers(origin)) return;
     this.state.origin = origin;
     this.state.low = this.state.high = null;
     await this.setSplit(false);
@@ -363,7 +354,7 @@ export class Workbench {
     });
     on<HTMLInputElement>("opacity", "input", ({ value }) => {
       this.state.opacity = Number(value);
-      for (const { view } of this.panes()) view.setOpacity(this.state.opacity);
+      this.setOpacity(this.state.opacity);
       this.link.writeSoon();
     });
     on<HTMLInputElement>("cell-size", "input", ({ value }) => {
@@ -374,24 +365,12 @@ export class Workbench {
     byId("show-keys").addEventListener("click", () => byId<HTMLDialogElement>("keys").showModal());
   }
 
-  private bindKeys(): void {
-    const origins: Record<string, Origin> = { m: "measured", p: "predicted", d: "difference" };
-    listenToKeys((key) => {
-      if (key === "?") byId<HTMLDialogElement>("keys").showModal();
-      else if (key === "/") byId("gene").focus();
-      else if (key === "s" && this.state.table) this.toggleSplit();
-      else if (key in origins && this.state.table) {
-        void this.setOrigin(origins[key]).catch(toastError);
-      } else if (key === "h") for (const { view } of this.panes()) view.setOpacity(0);
-      else return this.toolbar.onKey(key);
-      return true;
-    });
-    document.addEventListener("keyup", ({ key }) => {
-      if (key === "h") for (const { view } of this.panes()) view.setOpacity(this.state.opacity);
-    });
+  private setOpacity(opacity: number): void {
+    for (const { view } of this.panes()) view.setOpacity(opacity);
   }
 
   private toggleSplit(): void {
+    if (!this.tableOrNone) return;
     this.state.low = this.state.high = null;
     void this.setSplit(!this.state.split).catch(toastError);
   }
@@ -418,9 +397,4 @@ export class Workbench {
     const inView = keep && this.first.view.countInView(keep);
     counts.textContent = countsText(table, inView);
   }
-}
-
-/** Whether values come from a model, wholly or in part. */
-function isModels({ origin }: Expression): boolean {
-  return origin !== "measured";
 }
