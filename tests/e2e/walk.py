@@ -126,11 +126,11 @@ def view_types(member: Visitor, study: str, slide: str) -> None:
     page.get_by_role("button", name="Show all").click()
     expect(page.locator("#counts")).to_contain_text("cells shown")
     trust = page.locator("#trust")
-    if trust.is_visible():
-        greyed = member.canvas()
-        trust.uncheck()
-        expect(page).to_have_url(re.compile("grey=0"))
-        assert not np.array_equal(greyed, member.canvas()), "unlike cells look the same"
+    expect(trust).to_be_checked()
+    greyed = member.canvas()
+    trust.uncheck()
+    expect(page).to_have_url(re.compile("grey=0"))
+    assert not np.array_equal(greyed, member.canvas()), "unlike cells look the same"
 
 
 def search_gene(member: Visitor, gene: str) -> None:
