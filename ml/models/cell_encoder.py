@@ -72,10 +72,16 @@ class CellEncoder(nn.Module):
 
     @torch.no_grad()
     def constant(self, tokens: Tensor) -> Tensor:
-        """The same embeddings as constants: without dropout and without gradients."""
+        """The same embeddings as constants: without dropout and without gradients.
+
+        On a CPU, cells that occur several times, as neighbours of one another do, are encoded once.
+        """
         training = self.training
+        again: Tensor | slice = slice(None)
+        if tokens.device.type == "cpu":
+            tokens, again = torch.unique(tokens, dim=0, return_inverse=True)
         try:
-            return self.eval()(tokens)  # type: ignore[no-any-return]
+            return self.eval()(tokens)[again]  # type: ignore[no-any-return]
         finally:
             self.train(training)
 

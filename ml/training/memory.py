@@ -148,7 +148,11 @@ class InMemory:
 
 
 class Embedded:
-    """Rows with image embeddings that are computed once; some are drawn for each epoch."""
+    """Rows with image embeddings that are computed once; some are drawn for each epoch.
+
+    A batch is of one slide: there the negatives differ in their cells, not in stain or patient, and
+    many rows are neighbours of each other, whose cells are encoded once.
+    """
 
     def __init__(
         self,
@@ -164,19 +168,12 @@ class Embedded:
         self._seed = (seed, "align", number)
         self._embeddings = image_embeddings(model, member, train)
 
-    @property
-    def _drawn(self) -> int:
-        most = self._settings.rows
-        return len(self._embeddings) if most is None else min(most, len(self._embeddings))
-
     def steps(self, epoch: int) -> int:
-        return max(math.ceil(self._drawn / self._settings.batch), 1)
+        return len(self._drawn(epoch))
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        rng = np.random.default_rng(seed_of(*self._seed, epoch))
-        drawn = rng.permutation(len(self._embeddings))[: self._drawn]
         device = self._embeddings.device
-        for places in np.array_split(drawn, self.steps(epoch))[first:]:
+        for places in self._drawn(epoch)[first:]:
             rows = self._train.measured[places]
             yield Batch(
                 EmbeddedBatch(self._embeddings[torch.from_numpy(places).to(device)]),
@@ -184,6 +181,21 @@ class Embedded:
                 len(rows),
                 lambda rows=rows: self._train.where(rows),  # type: ignore[misc]
             )
+
+    def _drawn(self, epoch: int) -> list[Rows]:
+        """Batches of an epoch, as places among the measured rows; each at most once."""
+        rng = np.random.default_rng(seed_of(*self._seed, epoch))
+        slide = self._train.section[self._train.measured]
+        batches: list[Rows] = []
+        for number in np.unique(slide):
+            places = rng.permutation(np.flatnonzero(slide == number))
+            batches += np.array_split(places, math.ceil(len(places) / self._settings.batch))
+        order = rng.permutation(len(batches))
+        ends = np.cumsum([len(batches[i]) for i in order])
+        most = self._settings.rows or len(slide)
+        # As many whole batches as the rows allow, at least one.
+        kept = max(int(np.searchsorted(ends, most, side="right")), 1)
+        return [batches[i] for i in order[:kept]]
 
 
 def expression_score(model: PAST, validation: Corpus) -> Validation:

@@ -165,12 +165,16 @@ def test_features_do_not_depend_on_where_the_tile_lies():
     encoder = entry.build()
     image = np.random.default_rng(0).integers(0, 255, (512, 512, 3)).astype(np.uint8)
     scale = Scale(0.5, {"stain": (28.0,), "s4": (10.0,), "s8": (28.0,)})
-    device = torch.device("cpu")
-    whole = tile_features(image, np.array([[256.3, 256.0]]), scale, encoder, entry, device)
+
+    def features(image, centre):
+        pixels = torch.tensor(image).permute(2, 0, 1)[None]
+        return tile_features(pixels, [torch.tensor([centre])], scale, encoder, entry).numpy()
+
+    whole = features(image, (256.3, 256.0))
     moved = image[64:, 32:][:416, :416]
-    found = tile_features(moved, np.array([[224.3, 192.0]]), scale, encoder, entry, device)
+    found = features(moved, (224.3, 192.0))
     assert found == pytest.approx(whole, abs=1e-3)
-    elsewhere = tile_features(moved, np.array([[200.3, 192.0]]), scale, encoder, entry, device)
+    elsewhere = features(moved, (200.3, 192.0))
     assert np.abs(elsewhere - whole).max() > 0.05
 
 
