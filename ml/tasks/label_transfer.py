@@ -110,7 +110,9 @@ class Transfer:
             of the components and the log length of what they leave out, each type's mean (types,
             components + 1) and the inverse root of the covariance within types.
         threshold: squared distance beyond which a cell gets no name.
-        report: types, cells, left_out, genes, macro_f1 and ece of held-out reference cells.
+        reference: standardised components (rows, components) and codes (rows,) that vote.
+        checked: expression and codes of reference cells that nothing was fitted to or chosen on.
+        report: types, cells, left_out, genes, penalty, temperature.
     """
 
     genes: list[str]
@@ -120,6 +122,7 @@ class Transfer:
     whitening: Tensor
     threshold: float
     reference: tuple[Tensor, Tensor]
+    checked: tuple[Tensor, Tensor]
     report: dict[str, Any]
 
     @classmethod
@@ -134,26 +137,22 @@ class Transfer:
         y = torch.from_numpy(codes)
         # The rows are in random order, so the first are a random share.
         cut = int(HELD_OUT * len(rows))
-        held, fitted = slice(0, cut), slice(cut, None)
+        checked, held, fitted = slice(0, cut // 2), slice(cut // 2, cut), slice(cut, None)
         folds = np.arange(len(rows) - cut) % 5
         few = slice(cut, cut + 10_000)
         penalty = choose_penalty(x[few], y[few], folds[: len(x[few])], names)
         probe = TypeProbe.fit(x[fitted], y[fitted], names, penalty)
         probe.calibrate(x[held], y[held])
-        probabilities = probe.probabilities(x[held]).numpy()
-        called = probabilities.argmax(1)
-        whole = confusions(codes[held], called, np.zeros(cut, np.int64), len(names))
         axes, means, whitening = _geometry(probe.standardised(x[fitted]), y[fitted], len(names))
         made = cls(
-            genes, probe, axes, means, whitening, float("inf"), (x[fitted], y[fitted]),
+            genes, probe, axes, means, whitening, float("inf"),
+            (probe.standardised(x[fitted]) @ axes.T, y[fitted]), (x[checked], y[checked]),
             {
                 "types": names, "left_out": left_out, "cells": len(rows), "genes": len(genes),
-                "macro_f1": float(macro_f1(whole[0])), "penalty": penalty,
-                "ece": calibration_error(probabilities, codes[held]),
-                "temperature": float(probe.temperature),
+                "penalty": penalty, "temperature": float(probe.temperature),
             },
         )  # fmt: skip
-        distance = made.distance(x[held], torch.from_numpy(called)).numpy()
+        distance = made.distance(x[held], probe.probabilities(x[held]).argmax(1)).numpy()
         object.__setattr__(made, "threshold", float(np.quantile(distance, WITHIN)))
         return made
 
@@ -170,18 +169,35 @@ class Transfer:
         Args:
             neighbours: reference cells that vote; None: the classifier.
         """
-        if neighbours is None:
-            probabilities = self.probe.probabilities(x)
-        else:
-            rows, labels = self.reference
-            project = [self.probe.standardised(v) @ self.axes.T for v in (rows, x)]
-            probabilities = nearest_votes(
-                project[0], labels, project[1], len(self.probe.names), neighbours
-            )
+        probabilities = self._probabilities(x, neighbours)
         sure, codes = probabilities.double().max(1)
         known = (self.distance(x, codes) <= self.threshold) & (sure >= ABSTAIN_BELOW)
         named = torch.where(known, codes, torch.full_like(codes, -1))
         return named.numpy(), sure.clamp(0, 1).numpy()
+
+    def scores(self, neighbours: int | None = None) -> dict[str, Any]:
+        """Macro-F1 and calibration error of one way of calling, on reference cells kept for it.
+
+        These are random cells of the same reference, so other samples will do worse.
+        """
+        x, codes = self.checked
+        probabilities = self._probabilities(x, neighbours).numpy()
+        nobody = np.zeros(len(codes), np.int64)
+        whole = confusions(codes.numpy(), probabilities.argmax(1), nobody, len(self.probe.names))
+        return {
+            "macro_f1": float(macro_f1(whole[0])),
+            "ece": calibration_error(probabilities, codes.numpy()),
+            "calibrated": neighbours is None,
+            "scored_on": f"{len(codes)} random cells of the reference",
+        }
+
+    def _probabilities(self, x: Tensor, neighbours: int | None) -> Tensor:
+        """(n, types): of the classifier, or the shares of the votes, which are not calibrated."""
+        if neighbours is None:
+            return self.probe.probabilities(x)
+        rows, labels = self.reference
+        seen = self.probe.standardised(x) @ self.axes.T
+        return nearest_votes(rows, labels, seen, len(self.probe.names), neighbours)
 
 
 def _chosen(

@@ -68,7 +68,7 @@ def _from_reference(given: argparse.Namespace) -> int:
         # A cell without a count of these genes says nothing.
         empty = table.totals_over(genes) <= 0
         called[code] = np.where(empty, -1, codes), np.where(empty, 0.0, sure)
-    about = {"reference": str(given.reference), **transfer.report}
+    about = {"reference": str(given.reference), **transfer.report, **transfer.scores(neighbours)}
     return _write(
         given, slides, transfer.probe.names, called, about, content_hash(given.reference)[0]
     )

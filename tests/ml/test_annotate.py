@@ -18,7 +18,9 @@ from ml.models import checkpoint
 from ml.models.types import ABSTAIN_BELOW
 from tests.ml.conftest import Recorder, sections
 
-TYPES = {"tumour", "t_cell", "b_cell", "plasma", "macrophage", "fibroblast", "endothelial"}
+TYPES = {
+    "tumour", "T cell", "B cell", "plasma cell", "macrophage", "fibroblast", "endothelial",
+}  # fmt: skip
 
 
 def job(tiny: dict[str, Any], model: Path) -> dict[str, Any]:
