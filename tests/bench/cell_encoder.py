@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tests.bench.registry import Row, benchmark
 from tests.bench.tokens import panel_counts
 
-CELLS, CONTEXT, GENES, ROUNDS = 64, 300, 20_340, 3
+CELLS, CONTEXT, GENES, ROUNDS = 256, 300, 20_340, 2
 
 
 @benchmark("cell_encoder")
