@@ -54,8 +54,14 @@ def test_train_then_predict(run_here, drawn, admin, client):
     document = client.get(f"/api/v1/slides/{bare.pk}/").json()
     (table,) = document["tables"]
     assert not table["measured"]
-    (layer,) = table["layers"]
-    assert layer["model"] == {"id": model.pk, "name": "PAST v1", "version": 1}
+    by_kind = {layer["kind"]: layer for layer in table["layers"]}
+    assert set(by_kind) == {"expression", "cell_type", "trust"} and len(table["layers"]) == 3
+    layer = by_kind["expression"]
+    assert all(
+        found["model"] == {"id": model.pk, "name": "PAST v1", "version": 1}
+        for found in by_kind.values()
+    )
+    assert layer["intervals"]["half_width"].keys() >= {"EPCAM"}
     assert layer["n_genes"] == model.config["n_genes"] and not layer["exposed"]
 
     # Predicting again replaces the layer and keeps the patients' table.
