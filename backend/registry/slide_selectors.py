@@ -177,8 +177,12 @@ def study_slides(study: Study, user: User) -> list[dict[str, Any]]:
     documents.sort(key=area_mm2, reverse=True)
     for document in documents:
         document["real_tissue"] = study.synthetic and not document["synthetic"]
+        # A declined slide has layers too: those that say how far its rows are from the training.
         layers = [
-            layer for table in document["tables"] for layer in table["layers"] if layer["model"]
+            layer
+            for table in document["tables"]
+            for layer in table["layers"]
+            if layer["model"] and layer["kind"] == Layer.Kind.EXPRESSION
         ]
         document["measured"] = any(table["measured"] for table in document["tables"])
         document["predicted"] = sorted({layer["model"]["name"] for layer in layers})

@@ -1,5 +1,5 @@
 import { DEFAULT_STATE, type ViewState } from "../../frontend/src/viewer/permalink";
-import { layersOf, offers, settle } from "../../frontend/src/viewer/picture";
+import { annotationsOf, layersOf, offers, settle } from "../../frontend/src/viewer/picture";
 import type { GeneInfo, LayerInfo, TableInfo } from "../../frontend/src/viewer/types";
 
 const layer = (id: number): LayerInfo => ({
@@ -48,6 +48,21 @@ describe("what can be shown", () => {
       false,
     ]);
     expect(offers("difference", TABLE, null, null)).toBe(false);
+  });
+});
+
+describe("types and trust", () => {
+  const trust = { ...layer(6), id: 9, kind: "trust" };
+  const table = { ...TABLE, layers: [layer(5), layer(6), trust] };
+
+  it("are those of the chosen model, never another's", () => {
+    expect(annotationsOf("trust", table, layer(6))?.id).toBe(9);
+    expect(annotationsOf("trust", table, layer(5))).toBeUndefined();
+    expect(annotationsOf("cell_type", table, layer(6))).toBeUndefined();
+  });
+
+  it("are there without expression, where the model declined the slide", () => {
+    expect(annotationsOf("trust", { ...table, layers: [trust] }, null)?.id).toBe(9);
   });
 });
 

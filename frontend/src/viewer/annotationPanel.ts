@@ -13,7 +13,7 @@ import {
 } from "./annotations";
 import type { SlideData } from "./data";
 import type { ViewState } from "./permalink";
-import { rowsName } from "./picture";
+import { annotationsOf, rowsName } from "./picture";
 import type { Colouring } from "./pointLayer";
 import type { LayerInfo, TableInfo } from "./types";
 
@@ -55,11 +55,8 @@ export class AnnotationPanel {
 
   /** Fetches what the state asks for of this table, by the model of this expression layer. */
   async load(table: TableInfo, layer: LayerInfo | null): Promise<() => void> {
-    const of = (kind: string): LayerInfo | undefined => {
-      const all = table.layers.filter((one) => one.kind === kind);
-      return all.find(({ model }) => model?.id === layer?.model?.id) ?? all.at(0);
-    };
-    const [predicted, trusted] = [of("cell_type"), of("trust")];
+    const predicted = annotationsOf("cell_type", table, layer);
+    const trusted = annotationsOf("trust", table, layer);
     const offered: TypesOrigin[] = [];
     if (predicted) offered.push("predicted");
     if (table.annotated) offered.push("annotated");

@@ -27,6 +27,19 @@ export function layerOf(state: ViewState, table: TableInfo): LayerInfo | null {
   return layersOf(table).find(({ id }) => id === state.layer) ?? null;
 }
 
+/**
+ * Types or trust beside an expression layer: of its own model only, for what another model has never
+ * seen says nothing of this one. Without such a layer (a declined slide) the newest.
+ */
+export function annotationsOf(
+  kind: "cell_type" | "trust",
+  table: TableInfo,
+  layer: LayerInfo | null,
+): LayerInfo | undefined {
+  const all = table.layers.filter((one) => one.kind === kind);
+  return layer ? all.find(({ model }) => model?.id === layer.model?.id) : all.at(0);
+}
+
 export function modelName({ model }: LayerInfo): string {
   return model?.name ?? "deleted model";
 }

@@ -220,13 +220,13 @@ export class Workbench {
     this.gene = gene;
     const settled = settle(state, table, gene);
     if (settled) toast(settled);
-    if (this.second && !state.split) {
+    const annotate = await this.annotations.load(table, this.layer);
+    if (turn !== this.turn) return;
+    if (this.second && (!state.split || state.types)) {
       await this.setSplit(false);
       return;
     }
     showChoices(state, this.slide, table, gene);
-    const annotate = await this.annotations.load(table, this.layer);
-    if (state.types) state.split = false;
     const { panes, behind } = await loadPicture(this.data, state, table, state.types ? null : gene);
     if (turn !== this.turn) return;
     annotate();

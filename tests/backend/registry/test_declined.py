@@ -17,7 +17,9 @@ from backend.registry.content import PredictedSlide
 from backend.registry.models import Declined, PatientTable
 from backend.registry.planted import declined_on
 from backend.registry.predictions import commit_prediction
+from backend.registry.slide_selectors import study_slides
 from backend.slides.models import Slide
+from ml.io.annotations import write_cell_types, write_trust
 from ml.io.celltable import panel_hash
 from ml.io.layers import UNIT, LayerWriter
 from tests.backend.rows import GENES, add_job, add_model, add_slide, add_table
@@ -49,7 +51,7 @@ def predict(study, model, tables, tmp_path):
     """`predict(A1=0.1, B1=0.9)`: a job whose slides have these shares unlike the training, and
     whose predictions are the number in the slide's code."""
 
-    def run(**shares: float):
+    def run(annotated: bool = False, **shares: float):
         slides, values = [], defaultdict(list)
         for code, share in shares.items():
             declined, value = share > 0.5, float(code[1:])
@@ -60,6 +62,8 @@ def predict(study, model, tables, tmp_path):
                 "slide_code": code, "table": None, "n_rows": N_ROWS, "unit": UNIT,
                 "layer": None if declined else f"{code}.zarr", "panel_hash": panel_hash(GENES),
                 "ood_share": share, "declined": declined,
+                "annotations": _write_annotations(tmp_path, code, tables[code], model, declined)
+                if annotated else {},
             })  # fmt: skip
         means = {patient: np.mean(found) for patient, found in values.items()}
         frame = pd.DataFrame(dict.fromkeys(GENES, means), dtype=np.float32)
@@ -78,6 +82,23 @@ def _write_layer(path, table, model, value):
         model_sha256=model.artifact.sha256,
     ) as layer:  # fmt: skip
         layer.append(np.full((N_ROWS, len(GENES)), value, np.float32))
+
+
+def _write_annotations(folder, code, table, model, declined):
+    """Trust of every row, and types where the model did not decline the slide."""
+    about = {"table_sha256": table.artifact.sha256, "model_sha256": model.artifact.sha256}
+    trust, types = f"{code}-trust.zarr", f"{code}-types.zarr"
+    write_trust(folder / trust, ood=np.full(N_ROWS, 200, np.uint8), threshold=3.1, **about)
+    if not declined:
+        write_cell_types(
+            folder / types, codes=np.zeros(N_ROWS, int), probability=np.ones(N_ROWS),
+            types=["tumour"], abstain_below=0.5, **about,
+        )  # fmt: skip
+    return {"trust": trust, "cell_type": None if declined else types}
+
+
+def kinds_on(code: str) -> set[str]:
+    return set(Layer.objects.filter(table__slide__code=code).values_list("kind", flat=True))
 
 
 def means() -> dict[str, float]:
@@ -105,6 +126,23 @@ def test_a_declined_slide_is_noted_and_has_no_layer(model, study, predict):
     (told,) = declined_on(study.slides.all())[noted.slide_id]
     assert told["model"] == {"id": model.pk, "name": "PAST v1", "version": 1}
     assert (told["share"], told["threshold"], told["job"]) == (0.9, 0.5, job.pk)
+
+
+def test_types_and_trust_follow_what_the_model_last_said(predict):
+    predict(annotated=True, A1=0.1, B1=0.9)
+    assert kinds_on("A1") == {"expression", "cell_type", "trust"} and kinds_on("B1") == {"trust"}
+    predict(annotated=True, A1=0.9, B1=0.1)
+    assert kinds_on("A1") == {"trust"} and kinds_on("B1") == {"expression", "cell_type", "trust"}
+    predict(A1=0.9, B1=0.1)
+    assert kinds_on("A1") == set() and kinds_on("B1") == {"expression"}
+
+
+def test_a_declined_slide_with_trust_is_not_listed_as_predicted(make_user, study, predict):
+    predict(annotated=True, A1=0.1, B1=0.9)
+    listed = {slide["code"]: slide for slide in study_slides(study, make_user("admin"))}
+    assert listed["A1"]["predicted"] == ["PAST v1"] and listed["A1"]["declined"] == []
+    assert listed["B1"]["predicted"] == []
+    assert [by["model"] for by in listed["B1"]["declined"]] == ["PAST v1"]
 
 
 def test_every_slide_declined(model, predict):
