@@ -52,6 +52,17 @@ describe("colours", () => {
   });
 });
 
+describe("up to seven types", () => {
+  it("take the seven colours that are easiest to tell apart", () => {
+    const demo = ["tumour", "T cell", "B cell", "plasma cell", "macrophage", "fibroblast", "endothelial"];
+    const hex = paletteOf(demo).map((rgb) => rgb.map((n) => n.toString(16).padStart(2, "0")).join(""));
+    expect(hex.sort()).toEqual(
+      ["e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "882255"].sort(),
+    );
+    expect(new Set(paletteOf([...demo, "mast cell"]).map((rgb) => rgb.join())).size).toBe(8);
+  });
+});
+
 describe("trust", () => {
   it("greys from 128 on", () => {
     const trust = trustOf(Uint8Array.of(0, 127, 128, 255));

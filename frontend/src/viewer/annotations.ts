@@ -80,13 +80,16 @@ export function typeCounts({ codes, names }: CellTypes): TypeCount[] {
 }
 
 /**
- * Okabe and Ito's eight colours (black left out) and Paul Tol's muted ones, which people with common
- * colour-vision deficiencies tell apart; further types repeat them darker, and have their names.
+ * Okabe and Ito's colours, which people with common colour-vision deficiencies tell apart, without
+ * black and with Paul Tol's wine for their pink, which is lost on eosin. From the eighth type on Tol's
+ * other muted ones, some of which come close to the former, then all of them darker; the names in
+ * the legend tell those apart.
  */
 const PALETTE = [
-  "e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7",
-  "332288", "88ccee", "44aa99", "117733", "999933", "ddcc77", "882255", "aa4499",
+  "e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "882255",
+  "332288", "88ccee", "44aa99", "117733", "999933", "ddcc77", "cc79a7", "aa4499",
 ];
+const BEST = 7;
 const GREY = [158, 158, 158];
 
 /**
@@ -97,10 +100,11 @@ export function paletteOf(names: string[]): number[][] {
   const places = PALETTE.length * Math.max(1, Math.ceil(names.length / PALETTE.length));
   const taken = new Map<number, string>();
   for (const name of [...names].sort()) {
-    let place = [...name].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 65521, 7);
-    place %= places;
-    while (taken.has(place)) place = (place + 1) % places;
-    taken.set(place, name);
+    const hash = [...name].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 65521, 7);
+    const [first, count] = taken.size < BEST ? [0, BEST] : [BEST, places - BEST];
+    let step = hash % count;
+    while (taken.has(first + step)) step = (step + 1) % count;
+    taken.set(first + step, name);
   }
   const of = new Map([...taken].map(([place, name]) => [name, place]));
   return names.map((name) => {
