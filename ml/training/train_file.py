@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from ml.errors import InputError
 from ml.io.store import content_hash
 from ml.io.study.converted import check_slides, converted_study, mpp_of
@@ -52,8 +50,7 @@ def train_file(path: Path) -> dict[str, Any] | None:
         result = _on_study(config, ranks, report)
     else:
         result = _on_corpus(config, ranks, report)
-    if ranks.size > 1:
-        dist.destroy_process_group()
+    ranks.leave()
     return result if ranks.first else None
 
 

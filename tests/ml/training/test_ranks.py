@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ml.errors import InputError
 from ml.models.past import LossWeights
-from ml.training.distributed import Ranks
+from ml.training.distributed import Ranks, end_at_once
 from ml.training.loop import Trainer
 from tests.ml.training.rows import Rows
 from tests.ml.training.test_loop import HOW, trainer
@@ -74,6 +74,12 @@ def one_rank(folder: Path, dies: bool) -> None:
     """What each of two processes does. The second one's clock stands still: all the same it saves
     together with the first."""
     ranks = Ranks.join()
+    train_and_resume(ranks, folder, dies)
+    ranks.leave()
+    end_at_once()
+
+
+def train_and_resume(ranks: Ranks, folder: Path, dies: bool) -> None:
     if not ranks.first:
         time.monotonic = lambda: 0.0
     source = (Deadly if dies else Rows)(ROWS, SIZE // 2, ranks)
@@ -89,7 +95,6 @@ def one_rank(folder: Path, dies: bool) -> None:
         assert ranks.first
     except InputError as error:
         assert not ranks.first and error.code == "train.checkpoint_folder"
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

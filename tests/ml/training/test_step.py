@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from ml.models import cell_encoder, past
 from ml.models.past import LossWeights, Member
-from ml.training.distributed import Ranks
+from ml.training.distributed import Ranks, end_at_once
 from ml.training.engine import Optimisation
 from ml.training.step import Step
 from tests.ml.training.rows import ALL, batch, model, rows
@@ -127,10 +127,16 @@ def in_two_processes(folder: Path, sizes: list[int]) -> list[dict[str, float]]:
 
 def one_rank(folder: Path, sizes: list[int]) -> None:
     """What each of two processes does: its rows of each round, then its gradients to a file."""
-    from safetensors.torch import save_file
-
     past.MASKED_SHARE = 1.0
     ranks = Ranks.join()
+    write_gradients(ranks, folder, sizes)
+    ranks.leave()
+    end_at_once()
+
+
+def write_gradients(ranks: Ranks, folder: Path, sizes: list[int]) -> None:
+    from safetensors.torch import save_file
+
     member = model().networks()[0].train()
     trained(member, ALL)
     step = Step.of(member, ALL, Optimisation(precision="float32"), ranks)
@@ -142,7 +148,6 @@ def one_rank(folder: Path, sizes: list[int]) -> None:
     save_file(found, folder / f"rank{ranks.rank}.safetensors")
     values = {name: float(value) for name, value in losses.items()}
     (folder / f"rank{ranks.rank}.json").write_text(json.dumps(values))
-    torch.distributed.destroy_process_group()
 
 
 def test_masks_are_hidden_genes():
