@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from ml.inference.features import stop_if_asked
+from ml.inference.features import Rows, stop_if_asked
 from ml.models.past import PAST
-from ml.models.types import ABSTAIN_BELOW
+from ml.models.types import ABSTAIN_BELOW, TypeProbe
 from ml.training.corpus import ImageSource
 from ml.training.trust import described
 
@@ -21,53 +23,67 @@ if TYPE_CHECKING:
 KINDS = ("cell_type", "trust")
 
 
-def annotate(
-    model: PAST,
-    source: ImageSource,
-    folder: Path,
-    hashes: dict[str, str],
-    report: Report,
-    *,
-    declined: bool,
+def write_trust_of(
+    model: PAST, source: ImageSource, folder: Path, hashes: dict[str, str], report: Report
 ) -> None:
-    """Writes ``cell_type.zarr`` and ``trust.zarr`` of a slide, in blocks of rows.
+    """Writes ``trust.zarr`` of a slide, in blocks of rows; a model without a density writes none.
 
     Args:
         source: the slide's rows.
         hashes: ``table_sha256`` and ``model_sha256``.
-        declined: the slide looks unlike the training slides: no type of its rows is named.
-
-    A model without a probe writes no types, one without a density no trust.
     """
-    from ml.io.annotations import ood_steps, write_cell_types, write_trust
+    from ml.io.annotations import ood_steps, write_trust
 
+    if model.density is None:
+        return
     rows = np.arange(len(source))
-    blocks = np.array_split(rows, max(-(-len(rows) // source.chunk), 1))
-    if model.density is not None:
-        threshold = float(model.density.threshold)
-        steps = np.zeros(len(rows), np.uint8)
-        for block in blocks:
-            stop_if_asked(report)
-            distance = model.density.distance(described(model, source, block))
-            steps[block] = ood_steps(distance.double().cpu().numpy(), threshold)
-            source.give_back()
-        write_trust(folder / "trust.zarr", ood=steps, threshold=threshold, **hashes)
-    if model.types is not None and not declined:
-        member = model.networks()[0]
-        codes, sure = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.float64)
-        for block in blocks:
-            stop_if_asked(report)
-            with torch.inference_mode():
-                embedded = member.embed(source.images(block, model))
-                probability, code = model.types.probabilities(embedded).double().max(1)
-            codes[block] = code.cpu().numpy()
-            sure[block] = probability.cpu().numpy().clip(0, 1)
-            source.give_back()
+    threshold = float(model.density.threshold)
+    steps = np.zeros(len(rows), np.uint8)
+    for block in blocks_of(rows, source):
+        stop_if_asked(report)
+        distance = model.density.distance(described(model, source, block))
+        steps[block] = ood_steps(distance.double().cpu().numpy(), threshold)
+        source.give_back()
+    write_trust(folder / "trust.zarr", ood=steps, threshold=threshold, **hashes)
+
+
+def blocks_of(rows: Rows, source: ImageSource) -> list[Rows]:
+    """Some rows, as many at a time as the source is read by."""
+    return np.array_split(rows, max(-(-len(rows) // source.chunk), 1))
+
+
+class NamedTypes:
+    """The cell type of every row of a slide, as its embeddings come by.
+
+    Args:
+        probe: of the model.
+        n_rows: of the slide.
+    """
+
+    def __init__(self, probe: TypeProbe, n_rows: int) -> None:
+        self._probe = probe
+        self._codes = np.full(n_rows, -1, np.int64)
+        self._sure = np.zeros(n_rows, np.float64)
+
+    def of(self, embeddings: Tensor) -> Tensor:
+        """Probability and code of the likeliest type of each row: (n, 2) on the device."""
+        probability, code = self._probe.probabilities(embeddings).double().max(1)
+        return torch.stack([probability, code.double()], 1)
+
+    def keep(self, rows: Rows, found: NDArray[np.float64]) -> None:
+        """Takes what `of` said of some rows."""
+        self._sure[rows] = found[:, 0].clip(0, 1)
+        self._codes[rows] = found[:, 1].astype(np.int64)
+
+    def write(self, folder: Path, hashes: dict[str, str]) -> None:
+        """Writes ``cell_type.zarr``, where rows that are not sure have no type."""
+        from ml.io.annotations import write_cell_types
+
         write_cell_types(
             folder / "cell_type.zarr",
-            codes=np.where(sure >= ABSTAIN_BELOW, codes, -1),
-            probability=sure,
-            types=model.types.names,
+            codes=np.where(self._sure >= ABSTAIN_BELOW, self._codes, -1),
+            probability=self._sure,
+            types=self._probe.names,
             abstain_below=ABSTAIN_BELOW,
             **hashes,
         )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml.inference.annotate import annotate
+from ml.inference.annotate import NamedTypes, blocks_of, write_trust_of
 from ml.inference.features import Rows, stop_if_asked
 from ml.inference.memory import enough_memory, return_freed_memory
 from ml.inference.pipeline import Leaving, overlapped
@@ -21,7 +21,7 @@ from ml.inference.ways import Slide, Way, seen_rows
 from ml.models.batches import ImageBatch
 from ml.models.checkpoint import write_json
 from ml.models.past import PAST
-from ml.training.corpus import EmbeddedRows, ImageSource
+from ml.training.corpus import ImageSource
 from ml.training.trust import is_declined, ood_share
 
 if TYPE_CHECKING:
@@ -108,13 +108,12 @@ def predict_slide(job: Job, rows: SlideRows, report: Report) -> Predicted:
     return_freed_memory()
     share = ood_share(job.model, source)
     hashes = {"table_sha256": rows.table_sha256, "model_sha256": job.model_sha256}
-    report.stage(f"{target.slide_code}: cell types and trust")
-    annotate(job.model, source, folder, hashes, report, declined=is_declined(share))
-    source.give_back()
+    report.stage(f"{target.slide_code}: trust")
+    write_trust_of(job.model, source, folder, hashes, report)
     sums = None
     if not is_declined(share):
-        report.stage(f"{target.slide_code}: expression")
-        sums = _expression(job, rows, source, report)
+        report.stage(f"{target.slide_code}: expression and cell types")
+        sums = _expression(job, rows, source, hashes, report)
     predicted = Predicted(len(rows.xy), rows.found, share, sums)
     data = {
         "identity": job.identity(target), "n_rows": predicted.n_rows, "found": rows.found,
@@ -127,12 +126,12 @@ def predict_slide(job: Job, rows: SlideRows, report: Report) -> Predicted:
 
 
 def _expression(
-    job: Job,
-    rows: SlideRows,
-    source: ImageSource,
-    report: Report,
+    job: Job, rows: SlideRows, source: ImageSource, hashes: dict[str, str], report: Report
 ) -> NDArray[np.float64]:
-    """Writes the slide's layer; the sums (genes,) over its rows."""
+    """Writes the slide's layer and cell types; the sums (genes,) over its rows.
+
+    A declined slide has neither: of what looks unlike the training slides no type is named.
+    """
     from ml.io.layers import LayerWriter
 
     folder, model, where = job.folder(rows.target), job.model, rows.target.slide_code
@@ -140,26 +139,36 @@ def _expression(
         job.layer(rows.target),
         symbols=list(model.config.vocabulary.symbols),
         n_rows=len(rows.xy),
-        table_sha256=rows.table_sha256,
-        model_sha256=job.model_sha256,
         work=folder / "parked",
+        **hashes,
     )
+    types = None if model.types is None else NamedTypes(model.types, len(rows.xy))
 
-    def compute(some: Rows, batch: ImageBatch) -> Leaving:
+    def compute(some: Rows, batch: ImageBatch) -> tuple[Leaving, Leaving | None]:
         with torch.inference_mode(), enough_memory(where):
-            if isinstance(source, EmbeddedRows):
-                return Leaving(source.expression_of(some, model))
-            return Leaving(model.predict(batch))
+            embeddings = source.embeddings_of(batch, model)
+            named = None if types is None else Leaving(types.of(embeddings[0]))
+            return Leaving(model.expression(embeddings)), named
 
-    def write(some: Rows, values: Leaving) -> None:
+    def write(some: Rows, found: tuple[Leaving, Leaving | None]) -> None:
+        values, named = found
+        if types is not None and named is not None:
+            types.keep(some, named.numpy())
         layer.append(values.numpy())
         source.give_back()
 
     with layer:
+        if types is not None and layer.written:
+            # An earlier attempt's types went with it: the rows that it wrote are named again.
+            for block in blocks_of(np.arange(layer.written), source):
+                embeddings = source.embeddings_of(source.images(block, model), model)
+                types.keep(block, types.of(embeddings[0]).cpu().numpy())
         batches = _batches(layer, job.batch)
         for some in overlapped(batches, lambda some: source.images(some, model), compute, write):
             stop_if_asked(report)
             report.progress((int(some[-1]) + 1) / len(rows.xy))
+    if types is not None:
+        types.write(folder, hashes)
     return layer.sums
 
 

@@ -86,7 +86,7 @@ class Member(nn.Module):
             )
         else:
             entry = encoders.get(config.encoder)
-            self.image_encoder = CropHead(entry, a.dim, a.dropout)
+            self.image_encoder = CropHead(entry, a.dim, a.dropout, a.lora_rank)
         self.neighbourhood: Neighbourhood | None = None
         self.cell_neighbourhood: Neighbourhood | None = None
         if a.neighbours:
@@ -287,13 +287,18 @@ class PAST(nn.Module):
 
     def predict(self, batch: ImageBatch) -> Tensor:
         """Expression (n, genes) log1p counts per 10,000, never below 0."""
-        return self.predict_embedded([batch] * len(self.members))
+        return self.expression(self.embed([batch] * len(self.members)))
 
     @torch.no_grad()
-    def predict_embedded(self, batches: Sequence[ImageBatch]) -> Tensor:
-        """The same, of a batch for each member: embeddings differ between them."""
-        own = zip(self.networks(), batches, strict=True)
-        each = [m.expression_head(m.embed(batch)) for m, batch in own]
+    def embed(self, batches: Sequence[ImageBatch]) -> list[Tensor]:
+        """Image embeddings (n, dim) of each member, of a batch for each."""
+        return [m.embed(batch) for m, batch in zip(self.networks(), batches, strict=True)]
+
+    @torch.no_grad()
+    def expression(self, embeddings: Sequence[Tensor]) -> Tensor:
+        """Expression (n, genes) as `predict` gives it, of what `embed` gives."""
+        own = zip(self.networks(), embeddings, strict=True)
+        each = [m.expression_head(embedded) for m, embedded in own]
         return torch.stack(each).mean(0).clamp_min(0.0)
 
     @torch.no_grad()

@@ -195,9 +195,13 @@ class ImageSource:
             absent,
         )
 
+    def embeddings_of(self, batch: ImageBatch, model: PAST) -> list[Tensor]:
+        """Image embeddings (k, dim) of each member, of what `images` gave."""
+        return model.embed([batch] * len(model.members))
+
     def expression_of(self, rows: Rows, model: PAST) -> Tensor:
         """Predicted expression (k, genes) on the model's device."""
-        return model.predict(self.images(rows, model))
+        return model.expression(self.embeddings_of(self.images(rows, model), model))
 
 
 class EmbeddedRows(ImageSource):
@@ -220,16 +224,16 @@ class EmbeddedRows(ImageSource):
 
     def alone(self, rows: Rows, model: PAST) -> Tensor:
         """The first member's embeddings (k, dim)."""
-        return self.images(rows, model).embeddings
+        return self._of(rows, model)[:, : self._dim]
 
     def images(self, rows: Rows, model: PAST) -> EmbeddedBatch:
-        """The first member's embeddings."""
-        return EmbeddedBatch(self._of(rows, model)[:, : self._dim])
+        """All members' embeddings (k, members × dim)."""
+        return EmbeddedBatch(self._of(rows, model))
 
-    def expression_of(self, rows: Rows, model: PAST) -> Tensor:
-        """Predicted expression (k, genes) on the model's device."""
-        each = torch.split(self._of(rows, model), self._dim, dim=1)
-        return model.predict_embedded([EmbeddedBatch(part) for part in each])
+    def embeddings_of(self, batch: ImageBatch, model: PAST) -> list[Tensor]:
+        """What was read, member by member."""
+        assert isinstance(batch, EmbeddedBatch)
+        return list(torch.split(batch.embeddings, self._dim, dim=1))
 
     def _of(self, rows: Rows, model: PAST) -> Tensor:
         values = np.asarray(self._embeddings[rows], np.float32)

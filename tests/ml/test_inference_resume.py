@@ -105,7 +105,7 @@ def uninterrupted(inputs, tmp_path_factory):
     ("stage", "after", "number"),
     [
         ("image features", 3, signal.SIGKILL),
-        ("expression", 2, signal.SIGKILL),
+        ("expression and cell types", 2, signal.SIGKILL),
         ("image features", 9, signal.SIGTERM),
     ],
 )
