@@ -38,6 +38,8 @@ class Architecture:
         neighbour_gradients: whether training reaches through the neighbours' embeddings too, which
             takes more than twice the time; without, they are constants.
         pad_mask: whether a cell's mean leaves padding out; False only for comparison.
+        lora_rank: rank of the matrices that adapt the attention of an image encoder of crops, whose
+            own weights then stay as its owner gave them; 0 trains those.
         members: networks trained from different seeds, whose predictions are averaged.
     """
 
@@ -54,6 +56,7 @@ class Architecture:
     input_dropout: float = 0.2
     neighbour_gradients: bool = False
     pad_mask: bool = True
+    lora_rank: int = 0
     members: int = 1
 
 

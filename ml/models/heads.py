@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ml.models import lora
 from ml.models.batches import CropBatch
 from ml.models.encoders import EncoderEntry
 
@@ -53,14 +54,17 @@ class CropHead(nn.Module):
         entry: the encoder's entry in the registry; an encoder whose weights are in a file is made
             without them, for they are in the model's own checkpoint or are loaded next.
         dim: width of the embeddings.
+        lora_rank: of the adaptation of its attention; 0 for none.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, entry: EncoderEntry, dim: int, dropout: float) -> None:
+    def __init__(self, entry: EncoderEntry, dim: int, dropout: float, lora_rank: int = 0) -> None:
         super().__init__()
         self.encoder = entry.empty()
+        if lora_rank:
+            lora.adapt(self.encoder, lora_rank)
         self.join = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * entry.dim, dim))
         for name, value in (("mean", entry.mean), ("std", entry.std)):
             self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)

@@ -77,11 +77,22 @@ def adapt(encoder: nn.Module, rank: int = 8, alpha: float = 16.0) -> list[nn.Par
     layers = [part for part in encoder.modules() if isinstance(part, Attention)]
     if not layers or any(isinstance(layer.qkv, LoraLinear) for layer in layers):
         raise ValueError("the encoder has no attention that could be adapted, or is adapted")
-    encoder.requires_grad_(False)
     for layer in layers:
         layer.qkv = LoraLinear(layer.qkv, rank, alpha)
         layer.proj = LoraLinear(layer.proj, rank, alpha)
+    return train_added(encoder)
+
+
+def train_added(encoder: nn.Module) -> list[nn.Parameter]:
+    """Freezes all of an adapted encoder but what was added to it, which is returned."""
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(is_added(name))
     return [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+
+
+def is_added(name: str) -> bool:
+    """Whether a parameter is one of an adaptation's, by its name."""
+    return name.rsplit(".", 1)[-1] in ADDED
 
 
 def merge(encoder: nn.Module) -> None:
@@ -98,13 +109,13 @@ def unmerge(encoder: nn.Module) -> None:
 
 def adapter_state(encoder: nn.Module) -> dict[str, Tensor]:
     """The trained matrices alone, which may be given on where the encoder's weights may not."""
-    return {k: v for k, v in encoder.state_dict().items() if k.rsplit(".", 1)[-1] in ADDED}
+    return {k: v for k, v in encoder.state_dict().items() if is_added(k)}
 
 
 def plain_state(encoder: nn.Module) -> dict[str, Tensor]:
     """The merged weights under the names of the encoder that was adapted."""
     merge(encoder)
-    return {k: v for k, v in encoder.state_dict().items() if k.rsplit(".", 1)[-1] not in ADDED}
+    return {k: v for k, v in encoder.state_dict().items() if not is_added(k)}
 
 
 def _adapted(encoder: nn.Module) -> list[LoraLinear]:

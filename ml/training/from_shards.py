@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ml.errors import InputError
 from ml.inference.features import device as best_device
-from ml.models import encoders
+from ml.models import encoders, lora
 from ml.models.config import Architecture, ModelConfig
 from ml.models.finetune import checkpoint_gradients, freeze
 from ml.models.heads import CropHead
@@ -174,7 +174,7 @@ def train_from_shards(
     trainer = Trainer(
         model,
         [phase_on(job, to_model, ranks)],
-        optimisation_of(job.encoder, settings.optimisation),
+        optimisation_of(job.encoder, settings.optimisation, job.architecture.lora_rank),
         start=_start(moments, loaded[0]),
         folder=checkpoints,
         report=report,
@@ -198,7 +198,9 @@ def phase_on(job: ShardTraining, to_model: ToModel, ranks: Ranks) -> Phase:
     def begin(member: Member, number: int) -> tuple[Source, Validation | None]:
         head = member.image_encoder
         assert isinstance(head, CropHead)
-        if job.frozen_blocks:
+        if job.architecture.lora_rank:
+            lora.train_added(head.encoder)
+        elif job.frozen_blocks:
             freeze(head.encoder, job.frozen_blocks)
         if job.checkpoint_gradients:
             checkpoint_gradients(head.encoder)
@@ -221,13 +223,13 @@ def phase_on(job: ShardTraining, to_model: ToModel, ranks: Ranks) -> Phase:
     )
 
 
-def optimisation_of(encoder: str, how: Optimisation) -> Optimisation:
+def optimisation_of(encoder: str, how: Optimisation, lora_rank: int = 0) -> Optimisation:
     """How a model with this encoder is optimised.
 
-    An encoder that starts from nothing learns as fast as the rest, in all its blocks: lower rates
-    are for weights that are good already.
+    An encoder that starts from nothing learns as fast as the rest, in all its blocks, and so does
+    what is added to one: lower rates are for weights that are good already.
     """
-    if encoders.get(encoder).files:
+    if encoders.get(encoder).files and not lora_rank:
         return how
     return replace(how, encoder_scale=1.0, layer_decay=1.0)
 
@@ -267,6 +269,24 @@ def check_encoder(name: str) -> encoders.EncoderEntry:
     return entry
 
 
+def check_lora(name: str, architecture: Architecture, frozen_blocks: int = 0) -> None:
+    """Refuse an adaptation of what is trained anyway, or of nothing.
+
+    Raises:
+        InputError: ``train.lora``.
+    """
+    if not architecture.lora_rank:
+        return
+    entry = encoders.get(name)
+    if architecture.lora_rank < 0 or frozen_blocks or not (entry.patch and entry.files):
+        raise InputError(
+            "train.lora",
+            f"architecture.lora_rank, encoder {name}",
+            "It adapts a transformer that has its owner's weights, all of which stay as they are.",
+            "Leave lora_rank out; or choose an encoder with weights, without frozen_blocks.",
+        )
+
+
 def _encoder_weights(job: ShardTraining) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
     """What the encoder starts from, where it is somebody's; and its provenance."""
     entry = encoders.get(job.encoder)
@@ -294,7 +314,7 @@ def _start(moments: Moments, encoder: dict[str, Tensor] | None) -> Callable[[Mem
         if encoder is not None:
             image = member.image_encoder
             assert isinstance(image, CropHead)
-            image.encoder.load_state_dict(encoder)
+            image.encoder.load_state_dict({**lora.adapter_state(image.encoder), **encoder})
 
     return start
 

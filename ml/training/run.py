@@ -18,7 +18,7 @@ from ml.tasks.cell_types import fit_types, read_labels
 from ml.training.compare import compare_ways
 from ml.training.corpus import Corpus
 from ml.training.engine import Optimisation
-from ml.training.from_shards import optimisation_of
+from ml.training.from_shards import check_lora, optimisation_of
 from ml.training.intervals import error_by_distance, fit_intervals
 from ml.training.loop import Trainer
 from ml.training.memory import ALIGNMENT, phases
@@ -113,9 +113,12 @@ def run(
     settings, work = settings_of(params), Path(inputs["work"])
     encoder = params.get("encoder") or DEFAULT_ENCODER
 
+    architecture = architecture_of(params)
+    check_lora(encoder, architecture)
+
     report.stage("Reading tables")
     tables = read_tables(given, **_only(params, "max_genes", "scale_over"))
-    config = model_config(tables, encoder, architecture_of(params))
+    config = model_config(tables, encoder, architecture)
     config = replace(
         config, **_only(params, "per_slide", "scale_over"),
         provenance={

@@ -17,6 +17,7 @@ from ml.training.config_file import RunConfig, read_config
 from ml.training.distributed import Ranks
 from ml.training.from_shards import (
     ShardTraining,
+    check_lora,
     fit_density,
     held_out,
     train_from_shards,
@@ -126,13 +127,15 @@ def shard_training(config: RunConfig) -> ShardTraining:
     for name in ("neighbours", "radius_um"):
         # What is not asked for is as the corpus has it.
         sizes.setdefault(name, getattr(corpus.manifest.settings, name))
+    architecture = architecture_of({"preset": config.model.preset, "architecture": sizes})
+    check_lora(config.model.encoder, architecture, config.model.frozen_blocks)
     settings = config.settings
     return ShardTraining(
         corpus=corpus,
         parts=parts,
         encoder=config.model.encoder,
         weights=config.model.weights,
-        architecture=architecture_of({"preset": config.model.preset, "architecture": sizes}),
+        architecture=architecture,
         settings=settings,
         workers=data.workers,
         by_length=data.by_length,

@@ -26,6 +26,7 @@ from ml.training.shards.layout import (
     ShardRecord,
     SlideRecord,
 )
+from ml.training.shards.reader import Corpus
 from ml.training.shards.sources import read_sources
 
 GENES = [f"G{i:03d}" for i in range(40)]
@@ -192,3 +193,31 @@ def write_large(
     first.unlink()
     (out / MANIFEST).write_text(manifest.as_json())
     return out
+
+
+def two_panels(folder: Path) -> Path:
+    """A corpus of three patients with one panel and one with another; means of P0 and P3 alone."""
+    first = read_sources(write_study(folder / "s", slides=3, cells=40), "Xenium")
+    # The first genes are not measured, and one is that no other slide has.
+    other = write_study(folder / "t", "t", 1, 30, genes=GENES[6:], seed=4)
+    sources = [*first, *read_sources(other, "Xenium")]
+    build_corpus(
+        folder / "corpus", sources, Said(), fit_on=[sources[0], sources[3]],
+        settings=Settings("jpeg", shard_cells=25),
+    )  # fmt: skip
+    return folder
+
+
+def expression(corpus: Corpus, slides: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """log1p counts per 10,000 of all cells of some slides from their shards' arrays, and slides."""
+    rows, of = [], []
+    for index, record in enumerate(corpus.manifest.shards):
+        if record.slide in slides:
+            shard = corpus.shard(index)
+            for i in range(len(shard)):
+                place = slice(int(shard.starts[i]), int(shard.starts[i + 1]))
+                counts = np.zeros(len(corpus.vocabulary))
+                counts[shard.ids[place].astype(int) - 30] = shard.counts[place]
+                rows.append(np.log1p(counts * 1e4 / counts.sum()))
+                of.append(record.slide)
+    return np.array(rows), np.array(of)

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ml.models import encoders
 from ml.models.vit import Shape, VisionTransformer
 
-NAME = "vit_minute"
+NAME, OWNED = "vit_minute", "vit_minute_owned"
 SMALL = {
     "dim": 16, "project": 8, "rank": 6, "cell_layers": 1, "cell_heads": 2, "context": 24,
     "dropout": 0.1,
@@ -30,6 +32,25 @@ if NAME not in encoders.names():
     def vit_minute() -> nn.Module:
         """One block, 56-px patches: hundreds of crops a second on one core."""
         return VisionTransformer(Shape(patch=56, dim=16, depth=1, heads=2))
+
+    @encoders.register(
+        name=OWNED, kind="crop", architecture="for tests", dim=16, patch=56, mpp=0.25,
+        maps={"tokens": (56, 16)},
+        mean=(127.5,) * 3, std=(127.5,) * 3, pooling="class token", licence="Apache-2.0",
+        weights="a file", files=("owner.safetensors",), frozen=False, outline=vit_minute,
+    )  # fmt: skip
+    def vit_minute_owned(path: Path) -> nn.Module:
+        """The same with somebody's weights."""
+        encoder = vit_minute()
+        encoder.load_state_dict(load_file(path))
+        return encoder
+
+
+def write_weights(path: Path) -> Path:
+    """The owner's file of `OWNED`, with random weights."""
+    torch.manual_seed(5)
+    save_file(encoders.get(NAME).build().state_dict(), path)
+    return path
 
 
 def write_config(path: Path, **tables: Any) -> Path:
