@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ml.report import Report
 
 CEILING_ROWS = 20_000
-RESAMPLES = 200
+RESAMPLES = 1000
 # Blocks of the bootstrap: about the reach of spatial correlation, and ten and more to a section.
 BLOCK_UM = {"cell": 100.0, "spot": 600.0}
 
@@ -81,9 +81,8 @@ def evaluate(
         scc = within_groups(predicted, measured, slide, ranks=True)
         reachable = ceiling(corpus)
         block = slide_blocks(corpus, BLOCK_UM[model.config.row_kind])
-        pcc_low, pcc_high = gene_intervals(
-            predicted, measured, slide, block, [s.patient for s in corpus.sections]
-        )
+        patients = [section.patient for section in corpus.sections]
+        pcc_low, pcc_high = gene_intervals(predicted, measured, slide, block, patients)
         # The mean predictor is constant within a slide: it correlates with nothing.
         columns = {
             "pcc": pcc, "scc": scc, "ceiling_pcc": reachable,
@@ -112,6 +111,7 @@ def evaluate(
                     values,
                     slide,
                     block,
+                    patients,
                     seed=0,
                     resamples=RESAMPLES,
                 )

@@ -73,7 +73,8 @@ def ablate(
 
     Returns:
         rows of the table: see `COLUMNS`. The difference is to the whole model in the median over
-        genes of the Pearson correlation within slides, with a 95 % interval over spatial blocks.
+        genes of the Pearson correlation within slides, with a 95 % interval as
+        `paired_difference` makes it.
     """
     names = (FULL, *(name for name in variants if name != FULL))
     rows: list[dict[str, Any]] = []
@@ -116,12 +117,13 @@ def _metrics(
         return dict(found["metrics"])
     folder.mkdir(parents=True, exist_ok=True)
     result = run(params, {"sections": sections, "work": str(work)}, folder, report)
-    losses = result["config"]["settings"]["losses"]
-    aligned = result["metrics"]["alignment_epochs"] > 0 or not losses["expression"]
+    settings = result["config"]["settings"]
+    losses = settings["losses"]
+    together = settings["joint"] or not (losses["expression"] or losses["counts"])
     metrics = {
         "validation": result["metrics"]["validation"],
         "seconds": result["metrics"]["seconds"],
-        "alignment": aligned or result["config"]["settings"]["joint"],
+        "alignment": result["metrics"]["alignment_epochs"] > 0 or together,
     }
     checkpoint.write_json(kept, {"asked": asked, "metrics": metrics})
     return metrics
@@ -153,7 +155,7 @@ def _compared(
     # Genes in which a variant is constant have a Pearson of 0 in both.
     difference, low, high = paired_difference(
         measured, predicted, whole, slide, slide_blocks(held_out, BLOCK_UM["cell"]),
-        seed=0, resamples=RESAMPLES,
+        [section.patient for section in held_out.sections], seed=0, resamples=RESAMPLES,
     )  # fmt: skip
     return {**found, "difference": difference, "difference_low": low, "difference_high": high}
 

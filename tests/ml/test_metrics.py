@@ -81,6 +81,19 @@ def test_paired_difference_finds_the_better_predictor_and_covers_zero_for_equals
     assert low < 0 < high
 
 
+@pytest.mark.parametrize("units", [None, [f"P{i}" for i in range(8)]])
+def test_paired_difference_holds_its_own_estimate_where_slides_have_few_blocks(rng, units):
+    """A gap between rows far apart, which fewer blocks of a slide show less of."""
+    slide = np.repeat(np.arange(8), 60)
+    xy = np.tile(np.stack([np.linspace(0, 300, 60), np.zeros(60)], 1), (8, 1))
+    measured = xy[:, :1] / 100 + rng.normal(size=(480, 15))
+    good, poor = xy[:, :1] + 20 * rng.normal(size=(480, 15)), rng.normal(size=(480, 15))
+    difference, low, high = metrics.paired_difference(
+        measured, good, poor, slide, metrics.blocks(xy, 100.0), units, seed=0, resamples=200
+    )
+    assert 0 < low < difference < high
+
+
 def test_ridge_from_sums_equals_ridge_on_rows(rng):
     x, y = rng.normal(size=(80, 5)), rng.normal(size=(80, 3))
     parts = [Sums.over([(x[:30], y[:30]), (x[30:50], y[30:50])]), Sums.over([(x[50:], y[50:])])]
