@@ -1,4 +1,4 @@
-"""`past train`, `past ablate` and `past bench gpu`."""
+"""`past train`, `past calibrate`, `past ablate` and `past bench gpu`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ml.report import plain
 
 
 def add_commands(commands: Any) -> None:
-    """Adds `train`, `ablate` and `bench` to the subparsers of `past`."""
+    """Adds `train`, `calibrate`, `ablate` and `bench` to the subparsers of `past`."""
     train = commands.add_parser(
         "train",
         help="train a model as a TOML file says; on several GPUs: torchrun … -m ml.training CONFIG",
@@ -26,6 +26,13 @@ def add_commands(commands: Any) -> None:
     ablate.add_argument("config", type=Path, help="of a study, as for `past train`")
     ablate.add_argument("--variants", nargs="*", metavar="NAME", help="all of them by default")
     ablate.set_defaults(run=_ablate)
+    calibrate = commands.add_parser(
+        "calibrate", help="intervals, cell types and the shared way of a model trained on a corpus"
+    )
+    calibrate.add_argument("model", type=Path, help="folder that training wrote; written anew")
+    calibrate.add_argument("studies", type=Path, nargs="+", help="that `past convert` wrote")
+    calibrate.add_argument("--work", type=Path, help="for image features; MODEL/../work by default")
+    calibrate.set_defaults(run=_calibrate)
     bench = commands.add_parser("bench", help="measure what this machine does")
     kinds = bench.add_subparsers(required=True, metavar="WHAT")
     gpu = kinds.add_parser(
@@ -56,6 +63,15 @@ def _ablate(given: argparse.Namespace) -> int:
     from ml.training.ablations import ablate_file
 
     print(ablate_file(given.config, tuple(given.variants) if given.variants else None))
+    return 0
+
+
+def _calibrate(given: argparse.Namespace) -> int:
+    from ml.report import ConsoleReport
+    from ml.training.calibrate import calibrate
+
+    work = given.work or given.model.parent / "work"
+    print(json.dumps(plain(calibrate(given.model, given.studies, work, ConsoleReport()))))
     return 0
 
 

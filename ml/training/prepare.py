@@ -96,15 +96,17 @@ def read_tables(
     given: list[SectionInput],
     max_genes: int = MAX_GENES,
     scale_over: Literal["panel", "table"] = "panel",
+    panel: list[str] | None = None,
 ) -> Tables:
-    """Read the sections' counts on the panel that the training tables share.
+    """Read the sections' counts on a panel, by default that which the training tables share.
 
     Args:
         max_genes: of a larger shared panel, the genes with most counts in the training part.
         scale_over: whether a row is scaled by its counts over the panel or over its whole table.
+        panel: the genes of a model, all of which each table must have.
 
     Raises:
-        InputError: ``train.mixed_rows`` or ``genes.none_shared``.
+        InputError: ``train.mixed_rows``, ``genes.none_shared`` or ``calibrate.genes``.
     """
     from ml.io.celltable import CellTable
 
@@ -117,6 +119,27 @@ def read_tables(
             "They mix cells with spots, or spots of different diameters.",
             "Train one model on cells and another on spots.",
         )
+    ordered = panel or _shared_panel(tables, given, max_genes)
+    genes = Vocabulary(tuple(ordered), np.ones(len(ordered), np.float32))
+    sections = []
+    for table, section in zip(tables, given, strict=True):
+        columns, positions = genes.align(table.symbols, section.slide_code)
+        if panel and len(columns) < len(panel):
+            raise InputError(
+                "calibrate.genes",
+                f"slide {section.slide_code}",
+                f"Its table has {len(columns)} of the model's {len(panel)} genes.",
+                "Give studies whose tables have them all.",
+            )
+        counts = _on_panel(table.counts(), columns, positions, len(ordered))
+        totals = table.totals() if scale_over == "table" else np.asarray(counts.sum(axis=1)).ravel()
+        sections.append(Measured(section, table.xy(), counts, totals.astype(np.float64)))
+    kind, diameter = kinds.pop()
+    return Tables(sections, ordered, cast(Literal["cell", "spot"], kind), diameter)
+
+
+def _shared_panel(tables: list[Any], given: list[SectionInput], max_genes: int) -> list[str]:
+    """The genes that all training tables have, or those with most counts of them."""
     training = [t for t, s in zip(tables, given, strict=True) if s.part == "train"]
     shared = set(training[0].symbols).intersection(*(t.symbols for t in training))
     ordered = [symbol for symbol in training[0].symbols if symbol in shared]
@@ -128,16 +151,8 @@ def read_tables(
             "Train on tables of one panel.",
         )
     if len(ordered) > max_genes:
-        ordered = _most_counted(training, ordered, max_genes)
-    panel = Vocabulary(tuple(ordered), np.ones(len(ordered), np.float32))
-    sections = []
-    for table, section in zip(tables, given, strict=True):
-        columns, positions = panel.align(table.symbols, section.slide_code)
-        counts = _on_panel(table.counts(), columns, positions, len(ordered))
-        totals = table.totals() if scale_over == "table" else np.asarray(counts.sum(axis=1)).ravel()
-        sections.append(Measured(section, table.xy(), counts, totals.astype(np.float64)))
-    kind, diameter = kinds.pop()
-    return Tables(sections, ordered, cast(Literal["cell", "spot"], kind), diameter)
+        return _most_counted(training, ordered, max_genes)
+    return ordered
 
 
 def _most_counted(training: list[Any], ordered: list[str], limit: int) -> list[str]:

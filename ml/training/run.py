@@ -14,12 +14,11 @@ from ml.evaluation.evaluate import evaluate
 from ml.evaluation.splits import Unit, audit
 from ml.models import checkpoint
 from ml.models.past import LossWeights, Member
-from ml.tasks.cell_types import fit_types, read_labels
-from ml.training.compare import compare_ways
+from ml.training.abilities import fit_abilities
 from ml.training.corpus import Corpus
 from ml.training.engine import Optimisation
 from ml.training.from_shards import check_lora, optimisation_of
-from ml.training.intervals import error_by_distance, fit_intervals
+from ml.training.intervals import error_by_distance
 from ml.training.loop import Trainer
 from ml.training.memory import ALIGNMENT, phases
 from ml.training.metrics import Metrics
@@ -33,7 +32,6 @@ from ml.training.prepare import (
     read_images,
     read_tables,
 )
-from ml.training.refine import fit_refinement
 from ml.training.settings import AlignSettings, Settings
 from ml.training.start import read_out, set_start
 from ml.training.trust import fit_density
@@ -103,9 +101,8 @@ def run(
     Returns:
         model, row_kind, spot_diameter_um, metrics, evaluations, config. Metrics hold those of each
         part (see `evaluate`), ``ood`` (see `fit_density`, with `error_by_distance`),
-        ``intervals`` (see `fit_intervals`), ``cell_types`` (see `fit_types`), ``ways`` (see
-        `compare_ways`), each where it can be had, and ``not_predictable``, genes that validation
-        does not tell from chance.
+        what `fit_abilities` says, and ``not_predictable``, genes that validation does not tell
+        from chance.
     """
     began = time.perf_counter()
     given = [SectionInput.of(section) for section in inputs["sections"]]
@@ -176,20 +173,9 @@ def run(
     ood = fit_density(start.model, start.train, held_out)
     if "test" in held_out:
         ood["error"] = error_by_distance(start.model, held_out["test"])
-    known: dict[str, Any] = {"intervals": fit_intervals(start.model, held_out)}
-    known["cell_types"] = fit_types(
-        start.model, start.train, held_out, read_labels(given), report, seed=settings.seed
+    known = fit_abilities(
+        start.model, start.train, held_out, tables.sections, report, settings.seed
     )
-    slides = {
-        part: [s.slide() for s in tables.sections if s.given.part == part]
-        for part in ("train", "validation")
-    }
-    if config.features is None:
-        report.stage("Refinement of the shared forward")
-        fit_refinement(start.model, slides["train"], settings.seed)
-    if "validation" in held_out:
-        report.stage("The two ways of inference")
-        known["ways"] = compare_ways(start.model, held_out["validation"], slides["validation"])
     report.stage("Evaluation")
     checkpoint.save(start.model, out / "model")
     metrics = evaluate(start.model, start.train, held_out, out / "evaluation", report)
@@ -201,7 +187,7 @@ def run(
         "scope": scope,
         "seconds": time.perf_counter() - began,
         **_training_totals(trainer),
-        **{name: found for name, found in known.items() if found is not None},
+        **known,
     }
     return {
         "model": "model",

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from ml.errors import InputError
 from ml.models import checkpoint
 from ml.models.batches import CropBatch
+from ml.training.calibrate import calibrate
 from ml.training.shards.build import build_corpus
 from ml.training.shards.layout import Settings as CorpusSettings
 from ml.training.shards.reader import Corpus
@@ -192,6 +193,58 @@ class TestRuns:
             train_file(config)
         assert caught.value.code == "train.other_run"
         assert (whole / "run.json").read_bytes() == before
+
+
+class TestCalibration:
+    """What whole slides and their tables add to a model of a corpus."""
+
+    @pytest.fixture
+    def model(self, whole: Path, tmp_path: Path) -> Path:
+        shutil.copytree(whole / "model", tmp_path / "model")
+        return tmp_path / "model"
+
+    def test_a_model_of_a_corpus_is_given_intervals_and_both_ways(
+        self, model: Path, folder: Path, tmp_path: Path
+    ) -> None:
+        before = checkpoint.load(model)
+        assert before.intervals is None and before.refinement is None
+        found = calibrate(model, [folder / "s"], tmp_path / "work", Said())
+        assert found["slides"] == {"train": ["S0"], "validation": ["S1"], "test": ["S2"]}
+        assert set(found["intervals"]["coverage"]) == {"test"}
+        assert len(found["intervals"]["half_width"]) == 40
+        assert found["ways"]["part"] == "validation" and found["ways"]["rows"] > 1
+        after = checkpoint.load(model)
+        assert after.intervals is not None and after.refinement is not None
+        assert after.density is not None
+        kept = after.members[0].state_dict()
+        for name, value in before.members[0].state_dict().items():
+            assert torch.equal(kept[name], value), name
+        assert json.loads((model / "calibration.json").read_text())["slides"] == found["slides"]
+
+    def test_what_cannot_calibrate_is_refused(
+        self, model: Path, folder: Path, tmp_path: Path
+    ) -> None:
+        def refused(*studies: Path) -> InputError:
+            with pytest.raises(InputError) as caught:
+                calibrate(model, list(studies), tmp_path / "work", Said())
+            return caught.value
+
+        before = (model / "model.safetensors").read_bytes()
+        error = refused(folder / "t")
+        assert error.code == "calibrate.no_slides" and "s/S1" in error.remedy
+        assert refused(folder / "s", folder / "t").code == "calibrate.no_slides"  # S0 twice
+        data = json.loads((folder / "s/result.json").read_text())
+        data["slides"][1]["cells"]["path"] = "../t/cells/S0.zarr"
+        shutil.copytree(folder / "s", tmp_path / "s")
+        shutil.copytree(folder / "t", tmp_path / "t")
+        (tmp_path / "s/result.json").write_text(json.dumps(data))
+        error = refused(tmp_path / "s")
+        assert error.code == "calibrate.genes" and "34" in error.what
+        config = json.loads((model / "config.json").read_text())
+        del config["provenance"]["parts"]
+        (model / "config.json").write_text(json.dumps(config))
+        assert refused(folder / "s").code == "calibrate.parts"
+        assert (model / "model.safetensors").read_bytes() == before
 
 
 class TestBadInput:
