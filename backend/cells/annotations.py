@@ -38,5 +38,5 @@ def layer_annotations(layer: Layer, model: str) -> bytes:
 
 
 def has_annotated_types(table: CellTable) -> bool:
-    """Whether somebody gave the rows types; reads the table's head only."""
-    return table.is_measured and open_table(table.artifact).has_labels()
+    """Whether somebody gave the rows types, no more than a byte can tell apart."""
+    return table.is_measured and 0 < open_table(table.artifact).n_labels() <= MOST_TYPES

@@ -198,9 +198,23 @@ def _save_annotations(
     for kind in kinds:
         path = predicted.annotations.get(kind.value)
         if path:
+            _check_annotations(Annotations.open(out / path), table, model)
             add_layer(
                 job=job, table=table, model_artifact=model.artifact, kind=kind, path=out / path
             )
+
+
+def _check_annotations(found: Annotations, table: CellTable, model: ModelVersion) -> None:
+    """Refuses annotations of other rows or of another model: they would be shown beside these."""
+    said = found.attributes.get("table_sha256"), found.attributes.get("model_sha256"), found.n_rows
+    if said != (table.artifact.sha256, model.artifact.sha256, table.n_rows):
+        raise InputError(
+            "predict.annotations_mismatch",
+            f"slide {table.slide.code!r}, {found.kind}",
+            f"They are of {found.n_rows} rows of another table or by another model than the "
+            f"{table.n_rows} rows of this slide's table.",
+            "Start the prediction again.",
+        )
 
 
 def _annotated_table(predicted: PredictedSlide, out: Path) -> str:

@@ -198,13 +198,17 @@ def area_mm2(slide: dict[str, Any]) -> float:
 
 
 def slide_counts(study: Study) -> dict[str, int]:
-    """Slides of a study: all, with measured expression, and with predicted expression."""
+    """Slides of a study: all, and those with measured, predicted expression, predicted types."""
     measured = CellTable.objects.filter(slide__study=study, n_genes__gt=0)
-    predicted = Layer.objects.filter(table__slide__study=study, kind=Layer.Kind.EXPRESSION)
+    layers = Layer.objects.filter(table__slide__study=study)
+    predicted, typed = (
+        layers.filter(kind=kind) for kind in (Layer.Kind.EXPRESSION, Layer.Kind.CELL_TYPE)
+    )
     return {
         "slides": study.slides.count(),
         "measured_slides": measured.values("slide").distinct().count(),
         "predicted_slides": predicted.values("table__slide").distinct().count(),
+        "typed_slides": typed.values("table__slide").distinct().count(),
     }
 
 

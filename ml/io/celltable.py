@@ -266,6 +266,10 @@ class CellTable:
         """Whether rows came with labels."""
         return f"obs/{name}/codes" in self._root
 
+    def n_labels(self, name: str = CELL_TYPE) -> int:
+        """How many labels there are to tell rows apart; 0 where rows came with none."""
+        return len(self._strings(f"obs/{name}/categories")) if self.has_labels(name) else 0
+
     def counts(self) -> sparse.csr_matrix:
         """All raw counts, (rows, genes) uint32 CSR."""
         data, indices, indptr = (self._array(f"X/{part}")[:] for part in _SPARSE_PARTS)

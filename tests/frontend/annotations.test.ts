@@ -48,7 +48,7 @@ describe("colours", () => {
     const table = typeColours(types.names, new Set([2]));
     expect([table[1 * 4 + 3], table[2 * 4 + 3], table[NOT_ASSIGNED * 4 + 3]]).toEqual([255, 0, 255]);
     expect(paletteOf(["tumour", "B cell"])[0]).toEqual(paletteOf(types.names)[1]);
-    expect([...table.slice(NOT_ASSIGNED * 4, NOT_ASSIGNED * 4 + 3)]).toEqual([158, 158, 158]);
+    expect([...table.slice(NOT_ASSIGNED * 4, NOT_ASSIGNED * 4 + 3)]).toEqual([247, 247, 247]);
   });
 });
 

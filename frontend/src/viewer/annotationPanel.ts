@@ -53,8 +53,11 @@ export class AnnotationPanel {
 
   private offered: TypesOrigin[] = [];
 
-  /** Fetches what the state asks for of this table, by the model of this expression layer. */
-  async load(table: TableInfo, layer: LayerInfo | null): Promise<() => void> {
+  /**
+   * Fetches what the state asks for of this table, by the model of this expression layer.
+   * @returns shows it, beside expression that is a model's or is not
+   */
+  async load(table: TableInfo, layer: LayerInfo | null): Promise<(predicted: boolean) => void> {
     const predicted = annotationsOf("cell_type", table, layer);
     const trusted = annotationsOf("trust", table, layer);
     const offered: TypesOrigin[] = [];
@@ -70,11 +73,11 @@ export class AnnotationPanel {
           : this.data.annotatedTypes(table),
       trusted ? this.data.trust(trusted.id) : null,
     ]);
-    return () => {
+    return (predicted) => {
       this.offered = offered;
       this.types = types;
       this.trust = trust;
-      this.show(table);
+      this.show(table, predicted);
     };
   }
 
@@ -135,13 +138,15 @@ export class AnnotationPanel {
     document.querySelector<HTMLElement>(`[data-code="${button.dataset.code}"]`)?.focus();
   }
 
-  private show(table: TableInfo): void {
+  private show(table: TableInfo, expressionPredicted: boolean): void {
     const { state, types, trust, offered } = this;
     byId("colour-by-field").hidden = offered.length === 0;
     check("colour-by", types ? "types" : "gene");
     for (const id of ["gene-section", "values-section"]) byId(id).hidden = types !== null;
     byId("types-section").hidden = types === null;
-    byId("trust-section").hidden = trust === null || trust.beyond === 0;
+    // What was measured is not greyed.
+    const predicted = types ? types.origin === "predicted" : expressionPredicted;
+    byId("trust-section").hidden = !predicted || trust === null || trust.beyond === 0;
     if (trust) {
       byId<HTMLInputElement>("trust").checked = state.trust;
       const share = formatFixed((100 * trust.beyond) / Math.max(table.n_rows, 1), 1);

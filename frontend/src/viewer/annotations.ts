@@ -90,7 +90,8 @@ const PALETTE = [
   "332288", "88ccee", "44aa99", "117733", "999933", "ddcc77", "cc79a7", "aa4499",
 ];
 const BEST = 7;
-const GREY = [158, 158, 158];
+// Light, for what greying means is another thing: a row unlike the training images.
+const UNNAMED = [247, 247, 247];
 
 /**
  * Red, green, blue of each type. The colour follows from the name, so that a type keeps it where
@@ -116,14 +117,14 @@ export function paletteOf(names: string[]): number[][] {
 }
 
 export function colourOf(names: string[], code: number): number[] {
-  return code === NOT_ASSIGNED ? GREY : paletteOf(names)[code];
+  return code === NOT_ASSIGNED ? UNNAMED : paletteOf(names)[code];
 }
 
 /** 256 RGBA entries for the codes; transparent where a type is hidden. */
 export function typeColours(names: string[], hidden: ReadonlySet<number>): Uint8Array {
   const out = new Uint8Array(256 * 4);
   paletteOf(names).forEach((rgb, code) => out.set([...rgb, hidden.has(code) ? 0 : 255], code * 4));
-  out.set([...GREY, hidden.has(NOT_ASSIGNED) ? 0 : 255], NOT_ASSIGNED * 4);
+  out.set([...UNNAMED, hidden.has(NOT_ASSIGNED) ? 0 : 255], NOT_ASSIGNED * 4);
   return out;
 }
 

@@ -229,7 +229,7 @@ export class Workbench {
     showChoices(state, this.slide, table, gene);
     const { panes, behind } = await loadPicture(this.data, state, table, state.types ? null : gene);
     if (turn !== this.turn) return;
-    annotate();
+    annotate(panes.some((shown) => shown !== null && isModels(shown)));
     this.behind = behind;
     const diameter = (table.spot_diameter_um ?? this.cellMicrons) / this.slide.mpp;
     this.panes().forEach((pane, index) => {

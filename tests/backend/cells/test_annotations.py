@@ -86,6 +86,14 @@ def test_a_table_without_labels_has_none(object_store, study, member):
     assert found["annotated"] is False
 
 
+def test_more_types_than_a_byte_tells_apart_are_not_offered(object_store, study, member):
+    names = [f"type {i}" for i in range(256)]
+    table = add_table(add_slide(study, "S3"), n_rows=256, cell_types=names)
+    assert member.get(f"/api/v1/cell-tables/{table.pk}/cell-types/").status_code == 404
+    (found,) = member.get(f"/api/v1/slides/{table.slide_id}/").json()["tables"]
+    assert found["annotated"] is False
+
+
 def test_strangers_see_nothing(table, layers, make_user, client):
     client.force_login(make_user())
     for url in (

@@ -19,6 +19,7 @@ from backend.registry.planted import declined_on
 from backend.registry.predictions import commit_prediction
 from backend.registry.slide_selectors import study_slides
 from backend.slides.models import Slide
+from ml.errors import InputError
 from ml.io.annotations import write_cell_types, write_trust
 from ml.io.celltable import panel_hash
 from ml.io.layers import UNIT, LayerWriter
@@ -51,7 +52,7 @@ def predict(study, model, tables, tmp_path):
     """`predict(A1=0.1, B1=0.9)`: a job whose slides have these shares unlike the training, and
     whose predictions are the number in the slide's code."""
 
-    def run(annotated: bool = False, **shares: float):
+    def run(annotated: bool = False, rows: int = N_ROWS, **shares: float):
         slides, values = [], defaultdict(list)
         for code, share in shares.items():
             declined, value = share > 0.5, float(code[1:])
@@ -62,8 +63,9 @@ def predict(study, model, tables, tmp_path):
                 "slide_code": code, "table": None, "n_rows": N_ROWS, "unit": UNIT,
                 "layer": None if declined else f"{code}.zarr", "panel_hash": panel_hash(GENES),
                 "ood_share": share, "declined": declined,
-                "annotations": _write_annotations(tmp_path, code, tables[code], model, declined)
-                if annotated else {},
+                "annotations": _write_annotations(
+                    tmp_path, code, tables[code], model, declined, rows
+                ) if annotated else {},
             })  # fmt: skip
         means = {patient: np.mean(found) for patient, found in values.items()}
         frame = pd.DataFrame(dict.fromkeys(GENES, means), dtype=np.float32)
@@ -84,14 +86,14 @@ def _write_layer(path, table, model, value):
         layer.append(np.full((N_ROWS, len(GENES)), value, np.float32))
 
 
-def _write_annotations(folder, code, table, model, declined):
+def _write_annotations(folder, code, table, model, declined, rows):
     """Trust of every row, and types where the model did not decline the slide."""
     about = {"table_sha256": table.artifact.sha256, "model_sha256": model.artifact.sha256}
     trust, types = f"{code}-trust.zarr", f"{code}-types.zarr"
-    write_trust(folder / trust, ood=np.full(N_ROWS, 200, np.uint8), threshold=3.1, **about)
+    write_trust(folder / trust, ood=np.full(rows, 200, np.uint8), threshold=3.1, **about)
     if not declined:
         write_cell_types(
-            folder / types, codes=np.zeros(N_ROWS, int), probability=np.ones(N_ROWS),
+            folder / types, codes=np.zeros(rows, int), probability=np.ones(rows),
             types=["tumour"], abstain_below=0.5, **about,
         )  # fmt: skip
     return {"trust": trust, "cell_type": None if declined else types}
@@ -135,6 +137,12 @@ def test_types_and_trust_follow_what_the_model_last_said(predict):
     assert kinds_on("A1") == {"trust"} and kinds_on("B1") == {"expression", "cell_type", "trust"}
     predict(A1=0.9, B1=0.1)
     assert kinds_on("A1") == set() and kinds_on("B1") == {"expression"}
+
+
+def test_annotations_of_other_rows_are_refused(predict):
+    with pytest.raises(InputError) as caught:
+        predict(annotated=True, rows=N_ROWS - 1, A1=0.1)
+    assert caught.value.code == "predict.annotations_mismatch" and "'A1'" in caught.value.where
 
 
 def test_a_declined_slide_with_trust_is_not_listed_as_predicted(make_user, study, predict):
