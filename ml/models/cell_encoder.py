@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from ml.tokens.vocabulary import FIRST_GENE, PAD, RESERVED
 MASK = RESERVED["mask"]
 # On a CPU, cells are encoded in groups of about equal length of at least so many.
 _GROUP, _GROUPS = 16, 16
+# A share of a whole number may come out a rounding error above what it is.
+_ROUNDING = 1e-9
 
 
 class Encoded(NamedTuple):
@@ -129,7 +132,7 @@ class CellEncoder(nn.Module):
 
 
 def masked(tokens: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Tokens with some genes hidden, at least one of each cell that has any.
+    """Tokens with some genes hidden: the share of each cell's, rounded up.
 
     Args:
         tokens: (n, L).
@@ -140,7 +143,8 @@ def masked(tokens: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """
     gene = tokens >= FIRST_GENE
     draw = torch.rand(tokens.shape, device=tokens.device).masked_fill(~gene, 2.0)
-    hide = gene & ((draw < share) | (draw == draw.amin(1, keepdim=True)))
+    wanted = (gene.sum(1, keepdim=True).double() * share - _ROUNDING).ceil()
+    hide = gene & (draw.argsort(1).argsort(1) < wanted)
     return tokens.masked_fill(hide, MASK), hide
 
 
@@ -163,23 +167,34 @@ class MaskedGeneHead(nn.Module):
         return out
 
     def loss(
-        self, parts: list[Encoded], tokens: Tensor, hidden_at: Tensor, embeddings: Tensor
+        self,
+        parts: list[Encoded],
+        tokens: Tensor,
+        hidden_at: Tensor,
+        embeddings: Tensor,
+        share: float,
     ) -> Tensor:
         """Cross-entropy at the hidden places: mean of each cell, then over the cells.
+
+        So many places of each cell are looked at as can be hidden, and those that are not weigh
+        nothing: to look only at those that are, a GPU would have to be waited for.
 
         Args:
             parts: `CellEncoder.encoded` of the tokens with genes hidden.
             tokens: (n, L) before hiding.
             hidden_at: (n, L) True at the hidden places.
+            share: that was asked for when they were hidden.
         """
         total = embeddings.new_zeros(())
         for part in parts:
             width = part.hidden.shape[1]
-            at = hidden_at[part.cells, :width]
-            wanted = tokens[part.cells, :width][at].long() - FIRST_GENE
-            logits = self(part.hidden[at], embeddings).float()
-            each = at.sum(1, keepdim=True).clamp_min(1).expand_as(at)[at]
-            total = (
-                total + (functional.cross_entropy(logits, wanted, reduction="none") / each).sum()
-            )
+            at = hidden_at[part.cells, :width].to(part.hidden.dtype)
+            weight, place = at.topk(math.ceil(width * share - _ROUNDING), dim=1)
+            wanted = tokens[part.cells, :width].gather(1, place).long() - FIRST_GENE
+            where = place.unsqueeze(-1).expand(-1, -1, part.hidden.shape[2])
+            logits = self(part.hidden.gather(1, where), embeddings).float()
+            each = functional.cross_entropy(
+                logits.flatten(0, 1), wanted.clamp_min(0).flatten(), reduction="none"
+            ).view_as(weight)
+            total = total + (each * weight / at.sum(1, keepdim=True).clamp_min(1)).sum()
         return total / max(len(tokens), 1)

@@ -202,7 +202,7 @@ class Member(nn.Module):
         tokens, hidden = masked(cells.tokens, MASKED_SHARE)
         parts = list(self.cell_encoder.encoded(tokens))
         losses["masked_gene"] = weights.masked_gene * self.masked_gene_head.loss(
-            parts, cells.tokens, hidden, self.cell_encoder.embeddings.weight
+            parts, cells.tokens, hidden, self.cell_encoder.embeddings.weight, MASKED_SHARE
         )
         return self.cell_encoder.pooled(parts)
 
