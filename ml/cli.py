@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from ml.evaluation.commands import add_commands as add_evaluation
     from ml.io.commands import add_commands
     from ml.tasks.type_commands import add_commands as add_types
     from ml.tokens.commands import add_commands as add_vocabulary
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     add_commands(commands)
     add_vocabulary(commands)
     add_corpus(commands)
+    add_evaluation(commands)
     add_training(commands)
     add_types(commands)
     _add_predict(commands)

@@ -16,21 +16,28 @@ MPP = 8.0
 SATURATION, BRIGHTNESS = 0.06, 0.90
 
 
-def tissue_mask(slide: SlideReader, mpp: float) -> NDArray[np.bool_]:
-    """Tissue at `MPP` µm per pixel.
+def overview(slide: SlideReader, mpp: float) -> NDArray[np.uint8]:
+    """The whole slide (H, W, 3) RGB at `MPP` µm per pixel.
 
     Args:
         slide: open slide.
         mpp: microns per level-0 pixel.
-
-    Returns:
-        (H, W) bool; pixel (0, 0) starts at the slide's corner. Specks and holes are closed.
     """
     width = max(1, round(slide.info.width * mpp / MPP))
     height = max(1, round(slide.info.height * mpp / MPP))
-    image = slide.region(
+    return slide.region(
         0, 0, slide.info.width, slide.info.height, out_width=width, out_height=height
-    ).astype(np.float32) / 255  # fmt: skip
+    )
+
+
+def tissue_mask(slide: SlideReader, mpp: float) -> NDArray[np.bool_]:
+    """Tissue of a slide (H, W) at `MPP` µm per pixel; pixel (0, 0) starts at the slide's corner."""
+    return tissue_of(overview(slide, mpp))
+
+
+def tissue_of(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Tissue in an `overview`: (H, W) bool. Specks and holes are closed."""
+    image = pixels.astype(np.float32) / 255
     saturation = image.max(2) - image.min(2)
     tissue = (saturation > SATURATION) & (image.mean(2) < BRIGHTNESS) | (image.mean(2) < 0.6)
     closed = ndimage.binary_closing(np.pad(tissue, 3, mode="edge"), iterations=3)[3:-3, 3:-3]

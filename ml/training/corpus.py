@@ -272,6 +272,10 @@ class Corpus(ImageSource):
         deviation[deviation < 1e-4] = 1.0
         return mean.astype(np.float32), deviation.astype(np.float32)
 
+    def feature_moments(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and deviation of each image feature over all rows."""
+        return feature_moments([cast(NDArray[np.float16], s.images) for s in self.sections])
+
     def cells(self, rows: Rows, device: torch.device, neighbours: bool = True) -> CellBatch:
         """What is measured of some rows, and of their neighbours where these are asked for."""
         near = self._near[rows] if neighbours else self._near[rows, :0]

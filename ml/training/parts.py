@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ml.errors import InputError
-from ml.evaluation.splits import Unit, audit
+from ml.evaluation.audit import Unit, audit
 from ml.training.config_file import DataSection
 from ml.training.shards.layout import Manifest, SlideRecord
 
@@ -22,7 +22,7 @@ class Parts:
 
     Attributes:
         train, validation, test: numbers of slides.
-        scope: what is held out, as `ml.evaluation.splits.audit` says it.
+        scope: what is held out, as `ml.evaluation.audit.audit` says it.
     """
 
     train: tuple[int, ...]

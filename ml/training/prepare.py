@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
 from ml.errors import InputError
+from ml.evaluation.look_alikes import Picture
 from ml.evaluation.ridge import Ridge
 from ml.inference.encoder import load_encoder
 from ml.inference.features import device
@@ -174,6 +175,17 @@ def _on_panel(
     moved = csr_matrix(counts.astype(np.float64) @ to)
     moved.sort_indices()
     return moved
+
+
+def pictures_of(sections: list[Measured]) -> dict[str, list[Picture]]:
+    """Overviews of the sections' slides by part, each slide once."""
+    seen = {(s.given.part, s.given.slide_sha256): s for s in sections}
+    found: dict[str, list[Picture]] = {}
+    for (part, _), section in seen.items():
+        given = section.given
+        picture = Picture.of(given.slide_code, section.slide().reader, given.mpp)
+        found.setdefault(part, []).append(picture)
+    return found
 
 
 def spot_pitch(sections: list[Measured]) -> float:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ml.errors import InputError
+from ml.evaluation.audit import Unit, audit, audit_images, audit_statistics
 from ml.evaluation.evaluate import evaluate
-from ml.evaluation.splits import Unit, audit
 from ml.models import checkpoint
 from ml.models.past import LossWeights, Member
 from ml.training.abilities import fit_abilities
@@ -29,6 +29,7 @@ from ml.training.prepare import (
     build,
     model_config,
     past_version,
+    pictures_of,
     read_images,
     read_tables,
 )
@@ -100,9 +101,10 @@ def run(
 
     Returns:
         model, row_kind, spot_diameter_um, metrics, evaluations, config. Metrics hold those of each
-        part (see `evaluate`), ``ood`` (see `fit_density`, with `error_by_distance`),
-        what `fit_abilities` says, and ``not_predictable``, genes that validation does not tell
-        from chance.
+        part (see `evaluate`), ``audit`` (``images``, see `audit_images`, and ``statistics``, see
+        `audit_statistics`), ``ood`` (see `fit_density`, with `error_by_distance`), what
+        `fit_abilities` says, and ``not_predictable``, genes that validation does not tell from
+        chance.
     """
     began = time.perf_counter()
     given = [SectionInput.of(section) for section in inputs["sections"]]
@@ -134,6 +136,9 @@ def run(
         },
     )  # fmt: skip
     report.log(f"{len(tables.symbols)} genes, {len(given)} sections ({scope}).")
+
+    report.stage("Audit of the images")
+    audited: dict[str, Any] = {"images": audit_images(pictures_of(tables.sections), scope)}
 
     report.stage("Image features")
     sections = read_images(tables, config, work, report)
@@ -169,6 +174,8 @@ def run(
     if not (settings.losses.expression or settings.losses.counts):
         read_out(start.model, start.train, start.loadings)
 
+    audited["statistics"] = audit_statistics(start.model, start.train)
+
     report.stage("Trust and cell types")
     ood = fit_density(start.model, start.train, held_out)
     if "test" in held_out:
@@ -185,6 +192,7 @@ def run(
         "n_genes": len(tables.symbols),
         "n_rows": len(start.train.measured),
         "scope": scope,
+        "audit": audited,
         "seconds": time.perf_counter() - began,
         **_training_totals(trainer),
         **known,

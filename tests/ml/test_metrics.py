@@ -7,8 +7,8 @@ from sklearn.linear_model import Ridge as SklearnRidge
 
 from ml.errors import InputError
 from ml.evaluation import metrics
+from ml.evaluation.audit import Unit, audit
 from ml.evaluation.ridge import Solver, Sums, choose, minus, scores
-from ml.evaluation.splits import Unit, audit
 
 
 @pytest.fixture

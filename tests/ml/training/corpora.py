@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
-from scipy import sparse
+from scipy import ndimage, sparse
 
 from ml.io.celltable import write_cell_table
 from ml.io.slides import write_pyramid
@@ -45,10 +45,10 @@ class Said(ConsoleReport):
 
 
 def picture(seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """Smooth colour, different at every place, so that JPEG hardly changes it."""
-    y, x = np.mgrid[:height, :width]
-    waves = [np.sin(x / 37 + seed), np.cos(y / 29), np.sin((x + y) / 53)]
-    return np.stack([(128 + 90 * wave).astype(np.uint8) for wave in waves], axis=2)
+    """Smooth colour, different at every place and for every seed; JPEG hardly changes it."""
+    rng = np.random.default_rng([9, seed])
+    fields = [ndimage.gaussian_filter(rng.normal(size=(height, width)), 12) for _ in range(3)]
+    return np.stack([(128 + 90 * np.tanh(30 * f)).astype(np.uint8) for f in fields], axis=2)
 
 
 def write_study(
