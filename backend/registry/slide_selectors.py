@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from django.db.models import Count
+from django.db.models import Count, Q
 from django.urls import reverse
 
 from backend.accounts.models import User
@@ -200,15 +200,19 @@ def area_mm2(slide: dict[str, Any]) -> float:
 def slide_counts(study: Study) -> dict[str, int]:
     """Slides of a study: all, and those with measured, predicted expression, predicted types."""
     measured = CellTable.objects.filter(slide__study=study, n_genes__gt=0)
-    layers = Layer.objects.filter(table__slide__study=study)
-    predicted, typed = (
-        layers.filter(kind=kind) for kind in (Layer.Kind.EXPRESSION, Layer.Kind.CELL_TYPE)
+    predicted = Layer.objects.filter(table__slide__study=study).aggregate(
+        **{
+            name: Count("table__slide", filter=Q(kind=kind), distinct=True)
+            for name, kind in (
+                ("predicted_slides", Layer.Kind.EXPRESSION),
+                ("typed_slides", Layer.Kind.CELL_TYPE),
+            )
+        }
     )
     return {
         "slides": study.slides.count(),
         "measured_slides": measured.values("slide").distinct().count(),
-        "predicted_slides": predicted.values("table__slide").distinct().count(),
-        "typed_slides": typed.values("table__slide").distinct().count(),
+        **predicted,
     }
 
 
