@@ -73,7 +73,7 @@ describe("the words of the curve", () => {
     n: 228,
     n_cohort: 240,
     log_rank: { test: "log-rank", p_text: "0.004" },
-    hazard_ratios: [{ text: "1.90 (1.20 to 3.00)", label: "High", reference: "Low" }],
+    hazard_ratios: [{ ratio: 1.9, text: "1.90 (1.20 to 3.00)", label: "High", reference: "Low" }],
     exclusions: [{ reason: "trained PAST v1", n: 12, patients: [] }],
   } as unknown as Analysis;
 
@@ -82,6 +82,10 @@ describe("the words of the curve", () => {
       "Log-rank p = 0.004; hazard ratio 1.90 (1.20 to 3.00), High against Low",
     );
     const small = { ...analysis, log_rank: { test: "log-rank", p_text: "< 0.0001" } };
+    const none = { ratio: null, text: "Too few events.", label: "High", reference: "Low" };
+    expect(testText({ ...small, hazard_ratios: [none] } as unknown as Analysis)).toBe(
+      "Log-rank p = 0.004; no hazard ratio. Too few events.",
+    );
     expect(testText({ ...small, hazard_ratios: [] } as unknown as Analysis)).toBe(
       "Log-rank p < 0.0001",
     );

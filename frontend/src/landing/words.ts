@@ -9,7 +9,8 @@ export function testText({ log_rank, hazard_ratios }: Analysis): string {
   const equals = /^[<>]/.test(log_rank.p_text) ? "" : "= ";
   const test = `${name} p ${equals}${log_rank.p_text}`;
   if (hazard_ratios.length !== 1) return test;
-  const [{ text, label, reference }] = hazard_ratios;
+  const [{ ratio, text, label, reference }] = hazard_ratios;
+  if (ratio === null) return `${test}; no hazard ratio. ${text}`;
   return `${test}; hazard ratio ${text}, ${label} against ${reference}`;
 }
 
