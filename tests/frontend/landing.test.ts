@@ -84,7 +84,7 @@ describe("the words of the curve", () => {
     const small = { ...analysis, log_rank: { test: "log-rank", p_text: "< 0.0001" } };
     const none = { ratio: null, text: "Too few events.", label: "High", reference: "Low" };
     expect(testText({ ...small, hazard_ratios: [none] } as unknown as Analysis)).toBe(
-      "Log-rank p = 0.004; no hazard ratio. Too few events.",
+      "Log-rank p < 0.0001; no hazard ratio. Too few events.",
     );
     expect(testText({ ...small, hazard_ratios: [] } as unknown as Analysis)).toBe(
       "Log-rank p < 0.0001",
