@@ -8,12 +8,17 @@ from typing import Any
 from ml.errors import InputError
 from ml.evaluation.audit import Unit, audit, audit_images, audit_statistics
 from ml.inference.features import device
-from ml.io.store import content_hash
-from ml.io.study.converted import converted_study, mpp_of
+from ml.io.study.converted import converted_study
 from ml.models import checkpoint
 from ml.report import Report
 from ml.training.corpus import Corpus
-from ml.training.prepare import SectionInput, pictures_of, read_images, read_tables
+from ml.training.prepare import (
+    SectionInput,
+    pictures_of,
+    read_images,
+    read_tables,
+    sections_of,
+)
 
 
 def audit_study(study: Path, model: Path | None, work: Path, report: Report) -> dict[str, Any]:
@@ -56,20 +61,6 @@ def audit_study(study: Path, model: Path | None, work: Path, report: Report) -> 
     return found
 
 
-def _sections(study: Path, part_of: dict[str, str]) -> list[SectionInput]:
-    """The slides of a study that have a part, by slide."""
-    return [
-        SectionInput(
-            slide=study / slide["file"], table=study / slide["cells"]["path"],
-            slide_code=slide["code"], patient=slide["patient"], part=part_of[slide["code"]],
-            mpp=mpp_of(slide), slide_sha256=content_hash(study / slide["file"])[0],
-            table_sha256=content_hash(study / slide["cells"]["path"])[0],
-        )
-        for slide in converted_study(study)["slides"]
-        if slide["code"] in part_of and slide["cells"] and slide["cells"]["n_genes"]
-    ]  # fmt: skip
-
-
 def _planned(study: Path) -> list[SectionInput]:
     found = converted_study(study)
     parts = {p["code"]: p["part"] for p in found["patients"] if p.get("part")}
@@ -81,14 +72,14 @@ def _planned(study: Path) -> list[SectionInput]:
             "Name a model that was trained on it: --model FOLDER.",
         )
     slides = found["slides"]
-    return _sections(
+    return sections_of(
         study, {s["code"]: parts[s["patient"]] for s in slides if s["patient"] in parts}
     )
 
 
 def _of_model(study: Path, sections: list[dict[str, Any]]) -> list[SectionInput]:
     """The slides that a model's provenance names, if they are still the same."""
-    given = _sections(study, {s["slide_code"]: s["part"] for s in sections})
+    given = sections_of(study, {s["slide_code"]: s["part"] for s in sections})
     here = {s.slide_code: (s.slide_sha256, s.table_sha256) for s in given}
     other = [
         s["slide_code"]

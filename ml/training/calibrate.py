@@ -6,19 +6,19 @@ part stays as it was in training.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from ml.errors import InputError
 from ml.inference.features import device
-from ml.io.store import content_hash
-from ml.io.study.converted import converted_study, mpp_of
+from ml.io.study.converted import converted_study
 from ml.models import checkpoint
 from ml.models.past import PAST
 from ml.report import Report, plain
 from ml.training.abilities import fit_abilities
 from ml.training.corpus import Corpus
-from ml.training.prepare import SectionInput, read_images, read_tables
+from ml.training.prepare import SectionInput, read_images, read_tables, sections_of
 
 REPORT = "calibration.json"
 
@@ -41,7 +41,7 @@ def calibrate(folder: Path, studies: list[Path], work: Path, report: Report) -> 
     """
     model = checkpoint.load(folder, device())
     part_of = _parts(model, folder)
-    given = [section for study in studies for section in _sections(study, part_of)]
+    given = [section for study in studies for section in _in_parts(study, part_of)]
     _check(given, part_of, studies)
     report.stage("Reading tables")
     tables = read_tables(given, panel=list(model.config.vocabulary.symbols))
@@ -56,8 +56,7 @@ def calibrate(folder: Path, studies: list[Path], work: Path, report: Report) -> 
     held_out = {part: corpus for part, corpus in of.items() if part != "train"}
     found = fit_abilities(model, of["train"], held_out, tables.sections, report)
     found["slides"] = {part: [s.slide_code for s in given if s.part == part] for part in of}
-    checkpoint.save(model, folder)
-    checkpoint.write_json(folder / REPORT, plain(found))
+    _replace(folder, model, found)
     return found
 
 
@@ -74,24 +73,25 @@ def _parts(model: PAST, folder: Path) -> dict[str, str]:
     return {name: part for part, names in parts.items() for name in names}
 
 
-def _sections(study: Path, part_of: dict[str, str]) -> list[SectionInput]:
-    """The slides of a study that are in one of the parts."""
-    found = converted_study(study)
-    slug = found["study"]["slug"]
-    sections = []
-    for slide in found["slides"]:
-        part = part_of.get(f"{slug}/{slide['code']}")
-        if part is None or not slide["cells"]:
-            continue
-        image, table = study / slide["file"], study / slide["cells"]["path"]
-        sections.append(
-            SectionInput(
-                slide=image, table=table, slide_code=slide["code"], patient=slide["patient"],
-                part=part, mpp=mpp_of(slide), slide_sha256=content_hash(image)[0],
-                table_sha256=content_hash(table)[0],
-            )
-        )  # fmt: skip
-    return sections
+def _in_parts(study: Path, part_of: dict[str, str]) -> list[SectionInput]:
+    """The slides of a study that are in one of the corpus' parts."""
+    before = f"{converted_study(study)['study']['slug']}/"
+    own = {name.removeprefix(before): part for name, part in part_of.items()
+           if name.startswith(before)}  # fmt: skip
+    return sections_of(study, own)
+
+
+def _replace(folder: Path, model: PAST, found: dict[str, Any]) -> None:
+    """The model's folder with what was fitted: the old one until the new one is complete."""
+    part, old = (folder.with_name(f".{folder.name}.{name}") for name in ("part", "old"))
+    for left in (part, old):
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(folder, part)
+    checkpoint.save(model, part)
+    checkpoint.write_json(part / REPORT, plain(found))
+    folder.replace(old)
+    part.replace(folder)
+    shutil.rmtree(old)
 
 
 def _check(given: list[SectionInput], part_of: dict[str, str], studies: list[Path]) -> None:

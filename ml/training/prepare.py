@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,8 @@ from ml.inference.encoder import load_encoder
 from ml.inference.features import device
 from ml.inference.memory import keep_freed_memory
 from ml.inference.ways import Slide, row_images
+from ml.io.store import content_hash
+from ml.io.study.converted import converted_study, mpp_of
 from ml.models import encoders
 from ml.models.config import PRESETS, Architecture, ModelConfig
 from ml.models.features import default_spec
@@ -59,6 +62,28 @@ class SectionInput:
             data["slide_sha256"],
             data["table_sha256"],
         )
+
+
+def sections_of(study: Path, part_of: Mapping[str, str]) -> list[SectionInput]:
+    """The measured slides of a converted study that have a part.
+
+    Args:
+        study: folder that `past convert` wrote.
+        part_of: slide code → part.
+
+    Raises:
+        InputError: ``study.not_converted`` or ``slide.no_mpp``.
+    """
+    return [
+        SectionInput(
+            slide=study / slide["file"], table=study / slide["cells"]["path"],
+            slide_code=slide["code"], patient=slide["patient"], part=part_of[slide["code"]],
+            mpp=mpp_of(slide), slide_sha256=content_hash(study / slide["file"])[0],
+            table_sha256=content_hash(study / slide["cells"]["path"])[0],
+        )
+        for slide in converted_study(study)["slides"]
+        if slide["code"] in part_of and slide["cells"] and slide["cells"]["n_genes"]
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
