@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.evaluation.metrics import MIN_UNITS, Floats
+from ml.evaluation.bootstrap import MIN_UNITS
+from ml.evaluation.metrics import Floats
 
 RESAMPLES = 1000
 BINS = 15

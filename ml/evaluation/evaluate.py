@@ -1,4 +1,4 @@
-"""The evaluation that every training ends with: the model beside its baselines, gene by gene."""
+"""The scores that every training ends with: the model beside the baselines that cost little."""
 
 from __future__ import annotations
 
@@ -7,126 +7,73 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from ml.evaluation.baselines import fit_baselines
-from ml.evaluation.metrics import (
-    Floats,
-    blocks,
-    gene_intervals,
-    paired_difference,
-    split_half_ceiling,
-    summary,
-    within_groups,
-)
+from ml.evaluation.baselines.linear import colour_ridge, frozen_ridge, mean_of_training
+from ml.evaluation.expression import score
 from ml.evaluation.retrieval import candidate_sets, image_embeddings, retrieval
+from ml.evaluation.spatial import spatially_variable
+from ml.evaluation.subject import Predictor
 from ml.models.past import PAST
 from ml.training.corpus import Corpus
 
 if TYPE_CHECKING:
     from ml.report import Report
 
-CEILING_ROWS = 20_000
-RESAMPLES = 1000
-# Blocks of the bootstrap: about the reach of spatial correlation, and ten and more to a section.
-BLOCK_UM = {"cell": 100.0, "spot": 600.0}
+PER_GENE = "per_gene.csv"
 
 
-def slide_blocks(corpus: Corpus, side_um: float) -> NDArray[np.int64]:
-    """Spatial block of each measured row, numbered within its slide."""
-    slide = corpus.section[corpus.measured]
-    found = np.zeros(len(slide), np.int64)
-    for number in np.unique(slide):
-        here = slide == number
-        found[here] = blocks(corpus.xy_um[corpus.measured[here]], side_um)
+def own_predictor(model: PAST) -> Predictor:
+    """The model itself."""
+    return Predictor("past", "PAST", lambda corpus: corpus.predict(model))
+
+
+def cheap_baselines(model: PAST, train: Corpus) -> list[Predictor]:
+    """The mean, and ridges on the features that a model of features has at hand."""
+    found = [mean_of_training(train)]
+    if model.config.features is not None:
+        found += [colour_ridge(model, train), frozen_ridge(model, train)]
     return found
-
-
-def ceiling(corpus: Corpus, seed: int = 0) -> Floats:
-    """Split-half ceiling of each gene, on at most `CEILING_ROWS` rows of the corpus."""
-    rows = corpus.measured
-    if len(rows) > CEILING_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, CEILING_ROWS, replace=False))
-    return split_half_ceiling(
-        corpus.counts[rows].toarray(), corpus.totals[rows], corpus.section[rows], seed
-    )
 
 
 def evaluate(
     model: PAST, train: Corpus, parts: dict[str, Corpus], out: Path, report: Report
 ) -> dict[str, dict[str, Any]]:
-    """Score the model and its baselines on held-out parts.
-
-    Correlations are taken within each slide and averaged over the slides. Writes
-    ``per_gene.csv`` (part, gene, pcc, scc, ceiling, the 95 % interval of pcc and the baselines'
-    pcc).
+    """Score the model and its baselines on held-out parts, and write ``per_gene.csv``.
 
     Returns:
-        part → pcc_median, pcc_q1, pcc_q3, scc_median, baselines, difference to the colour ridge
-        with its interval, ceiling, retrieval in the first member's shared space (see
-        `retrieval`), and the numbers of rows and genes; of the validation part alone also
-        ``not_predictable``, symbols of the genes whose interval does not lie above 0 (see
-        `gene_intervals`).
+        part → what `score` says, with ``retrieval`` in the first member's shared space (see
+        `retrieval`); of the validation part alone also ``not_predictable``, symbols of the genes
+        whose 95 % interval does not lie above 0.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    baselines = fit_baselines(model, train) if model.config.features is not None else {}
+    baselines, spatial = cheap_baselines(model, train), spatially_variable(train)
     member = model.networks()[0]
-    frames: list[pd.DataFrame] = []
+    symbols = model.config.vocabulary.symbols
+    frames: dict[str, pd.DataFrame] = {}
     metrics: dict[str, dict[str, Any]] = {}
     for share, (part, corpus) in enumerate(parts.items()):
-        slide = corpus.section[corpus.measured]
-        measured = corpus.all_expression()
-        predicted = corpus.predict(model)
-        pcc = within_groups(predicted, measured, slide)
-        scc = within_groups(predicted, measured, slide, ranks=True)
-        reachable = ceiling(corpus)
-        block = slide_blocks(corpus, BLOCK_UM[model.config.row_kind])
-        patients = [section.patient for section in corpus.sections]
-        pcc_low, pcc_high = gene_intervals(predicted, measured, slide, block, patients)
-        # The mean predictor is constant within a slide: it correlates with nothing.
-        columns = {
-            "pcc": pcc, "scc": scc, "ceiling_pcc": reachable,
-            "pcc_low": pcc_low, "pcc_high": pcc_high,
-        }  # fmt: skip
-        symbols = np.asarray(model.config.vocabulary.symbols)
-        found: dict[str, Any] = {
-            **summary(pcc),
-            "scc_median": float(np.median(scc)),
-            "ceiling_pcc_median": float(np.median(reachable)),
-            "n_rows": len(slide),
-            "n_genes": len(pcc),
-            "retrieval": retrieval(
-                member, corpus, image_embeddings(model, member, corpus), candidate_sets(corpus)
-            ),
-            "baselines": {"mean": {"pcc_median": 0.0}},
-        }
-        for name, baseline in baselines.items():
-            values = baseline.predict(model, corpus)
-            columns[f"{name}_pcc"] = within_groups(values, measured, slide)
-            found["baselines"][name] = summary(columns[f"{name}_pcc"])
-            if name == "colour_ridge":
-                _, low, high = difference = paired_difference(
-                    measured,
-                    predicted,
-                    values,
-                    slide,
-                    block,
-                    patients,
-                    seed=0,
-                    resamples=RESAMPLES,
-                )
-                found |= {
-                    "difference": difference[0],
-                    "difference_low": low,
-                    "difference_high": high,
-                }
+        found, frames[part] = score(
+            own_predictor(model), baselines, corpus, symbols, model.config.row_kind, spatial
+        )
+        found["retrieval"] = retrieval(
+            member, corpus, image_embeddings(model, member, corpus), candidate_sets(corpus)
+        )
         if part == "validation":
-            found["not_predictable"] = symbols[pcc_low <= 0].tolist()
+            kept = frames[part]["pcc_low"].to_numpy() > 0
+            unlisted = set(np.asarray(frames[part]["gene"])[~kept])
+            found["not_predictable"] = [symbol for symbol in symbols if symbol in unlisted]
         metrics[part] = found
-        frame = pd.DataFrame({"part": part, "gene": symbols, **columns})
-        frames.append(frame.sort_values("pcc", ascending=False))
-        report.metric(f"{part}_pcc", found["pcc_median"])
+        if found["pcc_median"] is not None:
+            report.metric(f"{part}_pcc", found["pcc_median"])
         report.progress((share + 1) / len(parts))
     if frames:
-        pd.concat(frames).to_csv(out / "per_gene.csv", index=False, float_format="%.5f")
+        write_genes(frames, out)
     return metrics
+
+
+def write_genes(frames: dict[str, pd.DataFrame], out: Path) -> None:
+    """All parts' tables as one ``per_gene.csv`` with the part in front."""
+    out.mkdir(parents=True, exist_ok=True)
+    parts = [frame.assign(part=part) for part, frame in frames.items()]
+    table = pd.concat(parts)
+    table = table[["part", *(c for c in table.columns if c != "part")]]
+    table.to_csv(out / PER_GENE, index=False, float_format="%.5g")

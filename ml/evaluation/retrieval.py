@@ -7,11 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ml.evaluation.bootstrap import MIN_UNITS, RESAMPLES, resampled_patients
+from ml.evaluation.metrics import Floats
 from ml.models.past import PAST, Member
 from ml.training.corpus import CHUNK, Corpus
 
 CANDIDATES = 256  # rows of one slide to choose among
-AT = (1, 5, 10)
+AT = (1, 5, 10, 50)
 SETS = 4  # candidate sets per slide at most; recall is averaged over all of them
 
 
@@ -60,15 +62,16 @@ def image_embeddings(model: PAST, member: Member, corpus: Corpus) -> Tensor:
 def retrieval(
     member: Member, corpus: Corpus, embeddings: Tensor, sets: list[NDArray[np.int64]]
 ) -> dict[str, float]:
-    """Recall at 1, 5 and 10 in both directions beside its chance; the member in eval mode.
+    """Recall at each of `AT` in both directions beside its chance; the member in eval mode.
 
     Args:
         embeddings: (measured rows, dim) of `image_embeddings`.
         sets: of `candidate_sets`.
 
     Returns:
-        image_to_gene_r1, gene_to_image_r1, chance_r1 and the same for 5 and 10, candidates (rows of
-        the largest set), sets.
+        image_to_gene_rK, gene_to_image_rK and chance_rK for each K of `AT`, the first two with the
+        ends of a 95 % interval (_low, _high) where there are `MIN_UNITS` patients, whom it
+        resamples; candidates (rows of the largest set), sets.
     """
     if not sets:
         return {}
@@ -80,14 +83,29 @@ def retrieval(
     cell = torch.cat([member.cell_projection(member.embed_cell(batch)) for batch in batches])
     sizes = [len(s) for s in sets]
     pairs = zip(torch.split(image, sizes), torch.split(cell, sizes), strict=True)
-    forward, backward = (torch.cat(r) for r in zip(*[ranks(i, c) for i, c in pairs], strict=True))
+    of_sets = [ranks(i, c) for i, c in pairs]
+    patients = [corpus.sections[int(corpus.section[some[0]])].patient for some in sets]
     found: dict[str, float] = {}
     for at in AT:
-        found[f"image_to_gene_r{at}"] = float((forward < at).double().mean())
-        found[f"gene_to_image_r{at}"] = float((backward < at).double().mean())
+        for way, place in (("image_to_gene", 0), ("gene_to_image", 1)):
+            hits = np.array([float((both[place] < at).double().mean()) for both in of_sets])
+            found |= _with_interval(f"{way}_r{at}", hits, np.array(sizes), patients)
         # A query of a set of n rows finds its partner by chance k times in n.
         found[f"chance_r{at}"] = sum(min(at, n) for n in sizes) / sum(sizes)
     return found | {"candidates": max(sizes), "sets": len(sizes)}
+
+
+def _with_interval(
+    name: str, hits: Floats, sizes: NDArray[np.int64], patients: list[str]
+) -> dict[str, float]:
+    """Share of all queries that hit, with an interval over patients where there are enough."""
+    found = {name: float(np.average(hits, weights=sizes))}
+    if len(set(patients)) < MIN_UNITS:
+        return found
+    weights, tail = resampled_patients(patients, RESAMPLES, np.random.default_rng(0))
+    drawn = (weights * sizes) @ hits / (weights @ sizes)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return found | {f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def recall_at_10(found: dict[str, float]) -> float:

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Slides with fewer cells say nothing of a correlation (as in `metrics.within_groups`).
-MIN_ROWS = 10
+from ml.evaluation.metrics import LEAST_ROWS
+from ml.evaluation.retrieval import AT
 
 
 class WithinSlides:
@@ -46,15 +46,17 @@ class WithinSlides:
     def pearson(self) -> NDArray[np.float64]:
         """(genes,) mean over the slides that measured a gene; NaN where none did.
 
-        A gene that is predicted, or measured, as a constant correlates with nothing: 0.
+        A gene that is predicted as a constant correlates with nothing: 0. Slides that measured it as
+        a constant say nothing of it.
         """
         n, sx, sy, sxx, syy, sxy = self.sums
         count = n.clamp_min(1)
         vx, vy = sxx - sx * sx / count, syy - sy * sy / count
-        fine = (vx > 1e-9 * sxx.clamp_min(1e-12)) & (vy > 1e-9 * syy.clamp_min(1e-12))
+        varies = vy > 1e-9 * syy.clamp_min(1e-12)
+        fine = (vx > 1e-9 * sxx.clamp_min(1e-12)) & varies
         root = torch.where(fine, vx * vy, 1.0).sqrt()
         each = torch.where(fine, (sxy - sx * sy / count) / root, 0.0).clamp(-1, 1)
-        told = n >= MIN_ROWS
+        told = (n >= LEAST_ROWS) & varies
         mean = (each * told).sum(0) / told.sum(0)
         found: NDArray[np.float64] = mean.cpu().numpy()
         return found
@@ -66,18 +68,16 @@ class Recall:
     Each set is cells of one slide; every cell looks for its partner among the set's.
     """
 
-    AT = (1, 5, 10)
-
     def __init__(self, device: torch.device) -> None:
         # For each k: hits image → gene, hits gene → image, chance; then queries, sets.
-        self.sums = torch.zeros(3 * len(self.AT) + 2, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(3 * len(AT) + 2, dtype=torch.float64, device=device)
         self.largest = 0
 
     def add(self, forward: Tensor, backward: Tensor) -> None:
         """Adds a set by the ranks (n,) that `ml.evaluation.retrieval.ranks` gives."""
         n = len(forward)
-        found = [(r < k).sum().double() for k in self.AT for r in (forward, backward)]
-        chance = [torch.tensor(float(min(k, n))) for k in self.AT]
+        found = [(r < k).sum().double() for k in AT for r in (forward, backward)]
+        chance = [torch.tensor(float(min(k, n))) for k in AT]
         rest = [torch.tensor(float(n)), torch.tensor(1.0)]
         self.sums += torch.stack([t.double().to(self.sums.device) for t in found + chance + rest])
         self.largest = max(self.largest, n)
@@ -87,14 +87,14 @@ class Recall:
         self.sums = merged(self.sums)
 
     def metrics(self) -> dict[str, float]:
-        """Recall at 1, 5 and 10 in both directions beside its chance level; empty without sets."""
+        """Recall at each of `AT` in both directions beside its chance level; empty without sets."""
         values = self.sums.tolist()
         queries, sets = values[-2:]
         if not queries:
             return {}
         found: dict[str, float] = {}
-        for i, k in enumerate(self.AT):
+        for i, k in enumerate(AT):
             found[f"image_to_gene_r{k}"] = values[2 * i] / queries
             found[f"gene_to_image_r{k}"] = values[2 * i + 1] / queries
-            found[f"chance_r{k}"] = values[2 * len(self.AT) + i] / queries
+            found[f"chance_r{k}"] = values[2 * len(AT) + i] / queries
         return found | {"sets": sets}

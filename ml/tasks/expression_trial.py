@@ -20,9 +20,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ml.errors import InputError
-from ml.evaluation.baselines import fit_baselines
-from ml.evaluation.evaluate import BLOCK_UM, ceiling, slide_blocks
-from ml.evaluation.metrics import Floats, paired_difference, pearson, summary
+from ml.evaluation.audit import Unit, audit, audit_images
+from ml.evaluation.baselines.linear import colour_ridge, frozen_ridge
+from ml.evaluation.bootstrap import Draws, Resampling
+from ml.evaluation.expression import BLOCK_UM, ceiling, slide_blocks
+from ml.evaluation.metrics import Floats, summary
+from ml.evaluation.significance import compared
 from ml.models.config import Architecture, ModelConfig
 from ml.models.past import LossWeights, Member
 from ml.report import Report
@@ -36,6 +39,7 @@ from ml.training.prepare import (
     Tables,
     build,
     model_config,
+    pictures_of,
     read_images,
     read_tables,
 )
@@ -47,7 +51,6 @@ WIDEST = (1.0, 2.0, 4.0, 8.0)  # spot diameters that the widest window may span
 RANKS = (2, 4, 8, 16, 32)
 EPOCHS = 12
 SEEDS = 3
-RESAMPLES = 1000
 LABEL = "held-out section of the same patient"
 # Few rows and many noisy genes: small networks, strong regularisation.
 ARCHITECTURE = Architecture(
@@ -178,6 +181,9 @@ def _images(given: list[SectionInput], out: Path, report: Report) -> dict[str, A
     """Image features of every section; they do not depend on what is held out."""
     report.stage("Image features")
     tables = _tables(given, 1)
+    # Every section is held out once: no two may show the same tissue.
+    pictures = pictures_of(tables.sections)["train"]
+    audit_images({picture.code: [picture] for picture in pictures}, LABEL)
     sections = read_images(tables, _config(tables, 1), out, report)
     return {section.code: section.images for section in sections}
 
@@ -192,6 +198,7 @@ def _fold(
     report: Report,
 ) -> Fold:
     parts = [replace(s, part="test" if s.slide_code == code else "train") for s in given]
+    audit(Unit(s.slide_code, s.patient, s.part, s.slide_sha256) for s in parts)
     tables = _tables(parts, genes)
     config = _config(tables, seeds)
     sections = [
@@ -218,15 +225,14 @@ def _fold(
     # The baselines see all windows, whatever inner validation chose for PAST.
     plain = build(config, [s for s in sections if s.part == "train"], penalty=1.0)
     test = Corpus([s for s in sections if s.part == "test"], config)
-    baselines = fit_baselines(plain.model, plain.train)
     measured = test.all_expression()
     mean = np.broadcast_to(start.train.expression_moments()[0], measured.shape)
     return Fold(
         code, config.vocabulary.symbols, measured,
         {
             "PAST": past.predict(start.model),
-            "frozen-encoder ridge": baselines["frozen_ridge"].predict(plain.model, test),
-            "colour ridge": baselines["colour_ridge"].predict(plain.model, test),
+            "frozen-encoder ridge": frozen_ridge(plain.model, plain.train).predict(test),
+            "colour ridge": colour_ridge(plain.model, plain.train).predict(test),
             "mean": mean,
         },
         ceiling(test), slide_blocks(test, BLOCK_UM["spot"]), chosen,
@@ -311,21 +317,7 @@ def _report(folds: list[Fold], out: Path) -> dict[str, Any]:
     shared = set(folds[0].genes).intersection(*(f.genes for f in folds))
     genes = [g for g in folds[0].genes if g in shared]
     columns = [np.array([f.genes.index(g) for g in genes]) for f in folds]
-    pcc = {
-        name: np.mean(
-            [
-                pearson(f.predicted[name][:, c], f.measured[:, c])
-                for f, c in zip(folds, columns, strict=True)
-            ],
-            axis=0,
-        )
-        for name in PREDICTORS
-    }
     reachable = np.mean([f.ceiling[c] for f, c in zip(folds, columns, strict=True)], axis=0)
-    table = pd.DataFrame({"gene": genes, **pcc, "ceiling": reachable})
-    table.sort_values("PAST", ascending=False).to_csv(
-        out / "per_gene.csv", index=False, float_format="%.4f"
-    )
     group = np.concatenate([np.full(len(f.measured), i) for i, f in enumerate(folds)])
     block = np.concatenate([f.block for f in folds])
 
@@ -335,32 +327,35 @@ def _report(folds: list[Fold], out: Path) -> dict[str, Any]:
         )
 
     measured = stacked([f.measured for f in folds])
-    past = stacked([f.predicted["PAST"] for f in folds])
-    differences = {
-        name: paired_difference(
-            measured,
-            past,
-            stacked([f.predicted[name] for f in folds]),
-            group,
-            block,
-            seed=0,
-            resamples=RESAMPLES,
-        )
-        for name in ("colour ridge", "frozen-encoder ridge")
+    resampling = Resampling(group, block)
+    draws: dict[str, Draws] = {
+        name: resampling.pearson(stacked([f.predicted[name] for f in folds]), measured)
+        for name in PREDICTORS
     }
+    pcc = {name: of.found for name, of in draws.items()}
+    table = pd.DataFrame({"gene": genes, **pcc, "ceiling": reachable})
+    table.sort_values("PAST", ascending=False).to_csv(
+        out / "per_gene.csv", index=False, float_format="%.4f"
+    )
+    differences = compared(
+        draws["PAST"], {name: draws[name] for name in ("colour ridge", "frozen-encoder ridge")}, []
+    )
     _print(folds, genes, pcc, reachable, differences, cast(pd.DataFrame, table))
     colour, frozen = differences["colour ridge"], differences["frozen-encoder ridge"]
     return {
         "trial": "her2st", "label": LABEL,
-        "pcc_median": _round(np.median(pcc["PAST"])),
-        "ridge_pcc_median": _round(np.median(pcc["colour ridge"])),
-        "frozen_ridge_pcc_median": _round(np.median(pcc["frozen-encoder ridge"])),
-        "mean_pcc_median": _round(np.median(pcc["mean"])),
+        "pcc_median": _round(np.nanmedian(pcc["PAST"])),
+        "ridge_pcc_median": _round(np.nanmedian(pcc["colour ridge"])),
+        "frozen_ridge_pcc_median": _round(np.nanmedian(pcc["frozen-encoder ridge"])),
+        "mean_pcc_median": _round(np.nanmedian(pcc["mean"])),
         "ceiling_pcc_median": _round(np.median(reachable)),
-        "difference": _round(colour[0]),
-        "difference_low": _round(colour[1]), "difference_high": _round(colour[2]),
-        "frozen_difference": _round(frozen[0]),
-        "frozen_difference_low": _round(frozen[1]), "frozen_difference_high": _round(frozen[2]),
+        "difference": _round(colour["difference"]),
+        "difference_low": _round(colour["low"]), "difference_high": _round(colour["high"]),
+        "p_holm": _round(colour["p_holm"]),
+        "frozen_difference": _round(frozen["difference"]),
+        "frozen_difference_low": _round(frozen["low"]),
+        "frozen_difference_high": _round(frozen["high"]),
+        "frozen_p_holm": _round(frozen["p_holm"]),
         "genes": len(genes), "spots": len(measured), "folds": [f.code for f in folds],
     }  # fmt: skip
 
@@ -374,7 +369,7 @@ def _print(
     genes: list[str],
     pcc: dict[str, Floats],
     reachable: Floats,
-    differences: dict[str, tuple[float, float, float]],
+    differences: dict[str, dict[str, Any]],
     table: pd.DataFrame,
 ) -> None:
     print(f"\nher2st, {LABEL}. Research use only – not for diagnosis or treatment.")
@@ -389,8 +384,11 @@ def _print(
         s = summary(values)
         print(f"{name:24}{s['pcc_median']:8.3f}{s['pcc_q1']:8.3f}{s['pcc_q3']:8.3f}")
     print("\nDifference of the medians (95 % interval, resampling spatial blocks):")
-    for name, (difference, low, high) in differences.items():
-        print(f"PAST − {name:22}{difference:+.3f}  [{low:+.3f}, {high:+.3f}]")
+    for name, of in differences.items():
+        print(
+            f"PAST − {name:22}{of['difference']:+.3f}  [{of['low']:+.3f}, {of['high']:+.3f}]  "
+            f"p {of['p_holm']:.2g} (Holm): {of['verdict']}"
+        )
     print("\nTen best genes:")
     best = table.sort_values("PAST", ascending=False).head(10)
     print(best.to_string(index=False, float_format=lambda v: f"{v:.3f}"))

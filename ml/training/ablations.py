@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.errors import InputError
-from ml.evaluation.evaluate import BLOCK_UM, slide_blocks
-from ml.evaluation.metrics import paired_difference, within_groups
+from ml.evaluation.expression import BLOCK_UM, resampling_of
 from ml.models import checkpoint
 from ml.models.past import PAST
 from ml.report import ConsoleReport, Report
@@ -27,7 +26,6 @@ from ml.training.prepare import SectionInput, read_images, read_tables
 from ml.training.run import run
 from ml.training.train_file import study_params, study_sections
 
-RESAMPLES = 1000
 FULL = "full"
 _OFF: dict[str, Any] = {"align": {"epochs": 0}}
 # Contrast on every row with its neighbours takes ten times as long as expression: the rows of three
@@ -74,7 +72,7 @@ def ablate(
     Returns:
         rows of the table: see `COLUMNS`. The difference is to the whole model in the median over
         genes of the Pearson correlation within slides, with a 95 % interval as
-        `paired_difference` makes it.
+        `ml.evaluation.bootstrap.Draws.minus` makes it.
     """
     names = (FULL, *(name for name in variants if name != FULL))
     rows: list[dict[str, Any]] = []
@@ -148,15 +146,13 @@ def _predicted(
 def _compared(
     held_out: Corpus, predicted: NDArray[np.float32], whole: NDArray[np.float32]
 ) -> dict[str, float]:
-    measured, slide = held_out.all_expression(), held_out.section[held_out.measured]
-    found = {"validation_pcc": float(np.median(within_groups(predicted, measured, slide)))}
+    resampling = resampling_of(held_out, BLOCK_UM["cell"])
+    measured = held_out.all_expression()
+    draws = resampling.pearson(predicted, measured)
+    found = {"validation_pcc": float(np.nanmedian(draws.found))}
     if predicted is whole:
         return {**found, "difference": 0.0, "difference_low": 0.0, "difference_high": 0.0}
-    # Genes in which a variant is constant have a Pearson of 0 in both.
-    difference, low, high = paired_difference(
-        measured, predicted, whole, slide, slide_blocks(held_out, BLOCK_UM["cell"]),
-        [section.patient for section in held_out.sections], seed=0, resamples=RESAMPLES,
-    )  # fmt: skip
+    difference, low, high = draws.minus(resampling.pearson(whole, measured))
     return {**found, "difference": difference, "difference_low": low, "difference_high": high}
 
 

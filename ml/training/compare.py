@@ -97,7 +97,7 @@ def compare_ways(
     for way, seen in found.items():
         pcc = within_groups(np.concatenate(seen.predicted), measured, section)
         rate = seen.rows / max(seen.seconds, 1e-9)
-        ways[way] = {"pcc": float(np.median(pcc)), "rows_per_s": rate}
+        ways[way] = {"pcc": float(np.nanmedian(pcc)), "rows_per_s": rate}
     return {
         "rows": len(measured),
         "part": part,

@@ -211,7 +211,7 @@ def expression_score(model: PAST, validation: Corpus) -> Validation:
             for rows in validation.chunks()
         ]
         pcc = within_groups(np.concatenate(predicted), measured, slide)
-        return {"validation_pcc": float(np.median(pcc))}
+        return {"validation_pcc": float(np.nanmedian(pcc)) if np.isfinite(pcc).any() else 0.0}
 
     return score
 
