@@ -31,6 +31,7 @@ KINDS = {
     "import": "ml.io.study.run_import",
     "train": "ml.training.run.run",
     "predict": "ml.inference.run.run",
+    "evaluate": "ml.evaluation.run.run",
     "fit_survival": "ml.tasks.survival_fit.run",
 }
 INPUT_EXIT, FAILURE_EXIT, STOPPED_EXIT = 3, 1, 128 + signal.SIGTERM

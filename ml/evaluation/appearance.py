@@ -70,7 +70,7 @@ def _threshold(haematoxylin: Floats32) -> float:
     """Otsu's threshold of a slide; a blank one has none that anything reaches."""
     if float(haematoxylin.max() - haematoxylin.min()) < 1e-3:
         return float(haematoxylin.max()) + 1.0
-    return float(threshold_otsu(haematoxylin))
+    return float(threshold_otsu(haematoxylin))  # type: ignore[no-untyped-call]
 
 
 def nuclei(stains: Floats32, threshold: float) -> Floats32:
@@ -130,7 +130,8 @@ def _deviation(
 ) -> NDArray[np.float64]:
     mean = (values * mask).sum((1, 2)) / area
     square = (values**2 * mask).sum((1, 2)) / area
-    return np.sqrt(np.maximum(square - mean**2, 0))
+    deviation: NDArray[np.float64] = np.sqrt(np.maximum(square - mean**2, 0))
+    return deviation
 
 
 def _middle(parts: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from ml.models.past import PAST
     from ml.training.corpus import Corpus
 
-PARTS = ("train", "validation", "test")
+# Slides of the last were not among the data that a model was trained with.
+PARTS = ("train", "validation", "test", "external")
 HELD_OUT_PATIENTS = "held-out patients"
 # Sums in other orders differ by rounding; a single further cell of a small study differs by more.
 SAME_STATISTIC = 1e-5

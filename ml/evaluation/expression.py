@@ -110,7 +110,7 @@ def score(
     }  # fmt: skip
     if spatial is not None:
         columns |= {"spatial": spatial.chosen.astype(int), "moran": spatial.moran}
-    middle, middle_low, middle_high = draws.median()
+    _, middle_low, middle_high = draws.median()
     found: dict[str, Any] = {
         **{k: v for name in ("pcc", "scc", "rvd", "ssim")
            for k, v in summary(columns[name], name).items()},
@@ -216,8 +216,8 @@ def problems(
     patients = len({s.patient for s in corpus.sections})
     if patients < MIN_UNITS:
         told.append(
-            f"{patients} patient{'s' if patients > 1 else ''}: too few to resample. Intervals and "
-            "tests resample spatial blocks and speak of these slides alone, not of further patients."
+            f"{patients} patient{'s' if patients > 1 else ''}: too few to resample. Intervals "
+            "and tests resample spatial blocks and speak of these slides, not of more patients."
         )
     return told
 

@@ -87,8 +87,8 @@ def retrieval(
     patients = [corpus.sections[int(corpus.section[some[0]])].patient for some in sets]
     found: dict[str, float] = {}
     for at in AT:
-        for way, place in (("image_to_gene", 0), ("gene_to_image", 1)):
-            hits = np.array([float((both[place] < at).double().mean()) for both in of_sets])
+        for way, side in (("image_to_gene", 0), ("gene_to_image", 1)):
+            hits = np.array([float((both[side] < at).double().mean()) for both in of_sets])
             found |= _with_interval(f"{way}_r{at}", hits, np.array(sizes), patients)
         # A query of a set of n rows finds its partner by chance k times in n.
         found[f"chance_r{at}"] = sum(min(at, n) for n in sizes) / sum(sizes)

@@ -46,8 +46,8 @@ class WithinSlides:
     def pearson(self) -> NDArray[np.float64]:
         """(genes,) mean over the slides that measured a gene; NaN where none did.
 
-        A gene that is predicted as a constant correlates with nothing: 0. Slides that measured it as
-        a constant say nothing of it.
+        A gene that is predicted as a constant correlates with nothing: 0. Slides that measured it
+        as a constant say nothing of it.
         """
         n, sx, sy, sxx, syy, sxy = self.sums
         count = n.clamp_min(1)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ml.report import Report
 
 MAX_GENES = 1000
+# A scale over fewer shared genes says more of the panel than of the cell.
+LEAST_SHARED = 10
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,16 @@ def sections_of(study: Path, part_of: Mapping[str, str]) -> list[SectionInput]:
 
 @dataclass(frozen=True)
 class Measured:
-    """The counts of a section on the model's panel, with the positions in both units."""
+    """The counts of a section on the model's panel, with the positions in both units.
+
+    `missing` genes of the panel are not in its table; their counts are 0.
+    """
 
     given: SectionInput
     xy: NDArray[np.float32]
     counts: csr_matrix
     totals: NDArray[np.float64]
+    missing: int = 0
 
     @property
     def xy_um(self) -> NDArray[np.float64]:
@@ -123,6 +129,7 @@ def read_tables(
     max_genes: int = MAX_GENES,
     scale_over: Literal["panel", "table"] = "panel",
     panel: list[str] | None = None,
+    partial: bool = False,
 ) -> Tables:
     """Read the sections' counts on a panel, by default that which the training tables share.
 
@@ -130,9 +137,11 @@ def read_tables(
         max_genes: of a larger shared panel, the genes with most counts in the training part.
         scale_over: whether a row is scaled by its counts over the panel or over its whole table.
         panel: the genes of a model, all of which each table must have.
+        partial: whether tables may lack some of them; they need `LEAST_SHARED` at least.
 
     Raises:
-        InputError: ``train.mixed_rows``, ``genes.none_shared`` or ``calibrate.genes``.
+        InputError: ``train.mixed_rows``, ``genes.none_shared``, ``genes.too_few_shared`` or
+            ``calibrate.genes``.
     """
     from ml.io.celltable import CellTable
 
@@ -150,7 +159,8 @@ def read_tables(
     sections = []
     for table, section in zip(tables, given, strict=True):
         columns, positions = genes.align(table.symbols, section.slide_code)
-        if panel and len(columns) < len(panel):
+        _check_shared(len(columns), ordered, section.slide_code)
+        if panel and not partial and len(columns) < len(panel):
             raise InputError(
                 "calibrate.genes",
                 f"slide {section.slide_code}",
@@ -159,9 +169,20 @@ def read_tables(
             )
         counts = _on_panel(table.counts(), columns, positions, len(ordered))
         totals = table.totals() if scale_over == "table" else np.asarray(counts.sum(axis=1)).ravel()
-        sections.append(Measured(section, table.xy(), counts, totals.astype(np.float64)))
+        lacking = len(ordered) - len(columns)
+        sections.append(Measured(section, table.xy(), counts, totals.astype(np.float64), lacking))
     kind, diameter = kinds.pop()
     return Tables(sections, ordered, cast(Literal["cell", "spot"], kind), diameter)
+
+
+def _check_shared(shared: int, panel: list[str], slide: str) -> None:
+    if shared < min(LEAST_SHARED, len(panel)):
+        raise InputError(
+            "genes.too_few_shared",
+            f"slide {slide}",
+            f"Its table shares {shared} of the {len(panel)} genes; {LEAST_SHARED} are needed.",
+            "Leave the slide out, or check that gene symbols are of one kind.",
+        )
 
 
 def _shared_panel(tables: list[Any], given: list[SectionInput], max_genes: int) -> list[str]:

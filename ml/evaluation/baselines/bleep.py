@@ -21,7 +21,7 @@ from ml.models.heads import Projection
 from ml.training.corpus import CHUNK, Corpus, Rows
 
 MOST_ROWS, EPOCHS, BATCH = 50_000, 8, 512
-PROJECT, TEMPERATURE, LEARNING_RATE = 256, 1.0, 1e-3
+PROJECT, TEMPERATURE, LEARNING_RATE = 256, 1.0, 1e-4
 
 
 class _Net(nn.Module):
@@ -61,17 +61,17 @@ def bleep(subject: Subject) -> Predictor:
 
     def epoch() -> None:
         net.train()
-        for batch in torch.randperm(len(rows)).split(BATCH):
+        for batch in torch.randperm(len(rows)).split(BATCH):  # type: ignore[no-untyped-call]
             if len(batch) > 1:
                 loss = net.loss(inputs[batch], targets[batch])
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
 
     @torch.no_grad()
     def predict(corpus: Corpus, some: Rows | None = None) -> Floats32:
         net.eval()
-        keys = torch.cat([net.expression(part) for part in targets.split(CHUNK)])
+        keys = torch.cat([net.expression(part) for part in torch.split(targets, CHUNK)])
         wanted = corpus.measured if some is None else some
         parts = np.array_split(wanted, max(-(-len(wanted) // CHUNK), 1))
         queries = torch.cat([net.image(features(corpus, part)) for part in parts])

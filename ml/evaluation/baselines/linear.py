@@ -91,7 +91,8 @@ def morphology_ridge(subject: Subject) -> Predictor:
     scale[scale < 1e-6] = 1.0
 
     def standardised(values: Floats32) -> Floats32:
-        return (values - mean) / scale
+        scaled: Floats32 = (values - mean) / scale
+        return scaled
 
     sums = sums_of_groups(train, standardised(inputs), train.all_expression())
     best = choose(sums)

@@ -49,7 +49,7 @@ def published_past(subject: Subject) -> Predictor:
 
     def epoch() -> None:
         net.train()
-        for batch in torch.randperm(len(rows)).split(BATCH):
+        for batch in torch.randperm(len(rows)).split(BATCH):  # type: ignore[no-untyped-call]
             cells = _cells(train, rows[batch.numpy()], device)
             loss = net(_normalised(turned(crops[batch]).to(device)), *cells)
             optimiser.zero_grad()
