@@ -1,6 +1,13 @@
 from django.contrib import admin
 
-from backend.registry.models import Dataset, ModelVersion, PatientTable, Promotion
+from backend.registry.models import (
+    Dataset,
+    Evaluation,
+    ModelVersion,
+    PatientTable,
+    Promotion,
+    PromotionGate,
+)
 
 
 class _ReadOnly(admin.ModelAdmin):
@@ -26,6 +33,21 @@ class ModelVersionAdmin(_ReadOnly):
     list_display = ["study", "version", "row_kind", "status", "created_by", "created_at"]
     list_filter = ["study", "status"]
     list_select_related = ["study", "created_by"]
+
+
+@admin.register(Evaluation)
+class EvaluationAdmin(_ReadOnly):
+    """The log of looks at held-out parts."""
+
+    list_display = ["model_version", "dataset", "part", "created_by", "created_at"]
+    list_filter = ["part", "model_version__study"]
+    list_select_related = ["model_version__study", "dataset__study", "created_by"]
+
+
+@admin.register(PromotionGate)
+class PromotionGateAdmin(_ReadOnly):
+    list_display = ["study", "full_report", "median_not_worse", "no_baseline_ahead", "set_by"]
+    list_select_related = ["study", "set_by"]
 
 
 @admin.register(Promotion)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from django.http.response import HttpResponseBase
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import status
 from rest_framework.generics import ListAPIView
@@ -88,20 +87,6 @@ class ModelDetailView(APIView):
         """One model version: metrics, configuration, dataset, who it has seen, promotions."""
         model = selectors.model_for(request.user, model_id)
         return Response(serializers.ModelDetailSerializer(model).data)
-
-
-class EvaluationGenesView(APIView):
-    @extend_schema(responses={200: OpenApiTypes.OBJECT})
-    def get(self, request: Request, model_id: int, evaluation_id: int) -> Response:
-        """The scores of one evaluation, gene by gene."""
-        evaluation = selectors.evaluation_for(request.user, model_id, evaluation_id)
-        return Response(
-            {
-                "part": evaluation.part,
-                "label": selectors.held_out_label(evaluation.dataset, evaluation.part),
-                "genes": selectors.gene_scores(evaluation),
-            }
-        )
 
 
 class PromoteView(APIView):

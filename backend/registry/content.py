@@ -61,6 +61,24 @@ class PredictParams(_Params):
     way: Literal["crop", "shared"] | None = None
 
 
+class EvaluateParams(_Params):
+    """Model version id and the seed of all draws. The held-out part is scored; None takes every
+    baseline."""
+
+    model: int
+    baselines: list[str] | None = Field(default=None, max_length=20)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+
+class GateParams(_Params):
+    """What a promotion must show."""
+
+    full_report: bool = False
+    median_not_worse: bool = False
+    margin: float = Field(default=0.0, ge=0, le=1)
+    no_baseline_ahead: bool = False
+
+
 class PatientTableContent(BaseModel):
     """A parquet file with index "patient" and one column per gene or feature."""
 
@@ -96,6 +114,13 @@ class TrainResult(BaseModel):
     metrics: dict[str, Any]
     evaluations: list[EvaluationContent]
     config: dict[str, Any]
+
+
+class EvaluateResult(BaseModel):
+    evaluations: list[EvaluationContent]
+    audit: dict[str, Any]
+    seconds: float
+    peak_memory_gib: float
 
 
 class PredictedSlide(BaseModel):

@@ -6,8 +6,10 @@ from pathlib import PurePath
 
 from backend.accounts.permissions import Action
 from backend.jobs.kinds import JobKind, register
-from backend.registry.content import ImportParams, PredictParams, TrainParams
+from backend.registry.content import EvaluateParams, ImportParams, PredictParams, TrainParams
+from backend.registry.evaluations import commit_evaluation, prepare_evaluation
 from backend.registry.imports import commit_import, prepare_import
+from backend.registry.models import ModelVersion
 from backend.registry.predictions import commit_prediction, prepare_prediction
 from backend.registry.training import commit_training, prepare_training
 
@@ -23,6 +25,11 @@ def _train_title(params: TrainParams) -> str:
 def _predict_title(params: PredictParams) -> str:
     n = len(params.slides)
     return f"Predict {params.slides[0]}" if n == 1 else f"Predict {n} slides"
+
+
+def _evaluate_title(params: EvaluateParams) -> str:
+    model = ModelVersion.objects.filter(pk=params.model).first()
+    return f"Evaluate {model.name}" if model else "Evaluate a model"
 
 
 def register_kinds() -> None:
@@ -46,6 +53,17 @@ def register_kinds() -> None:
             queue="gpu",
             action=Action.MODEL_TRAIN,
             title=_train_title,
+        )
+    )
+    register(
+        JobKind(
+            name="evaluate",
+            params=EvaluateParams,
+            prepare=prepare_evaluation,
+            commit=commit_evaluation,
+            queue="gpu",
+            action=Action.MODEL_TRAIN,
+            title=_evaluate_title,
         )
     )
     register(

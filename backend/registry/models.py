@@ -106,10 +106,41 @@ class Evaluation(models.Model):
     part = models.CharField(max_length=10, choices=Part.choices)
     artifact = models.ForeignKey(Artifact, on_delete=models.PROTECT, related_name="+")
     metrics = models.JSONField(default=dict)
+    job = models.ForeignKey(Job, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        ordering = ["-created_at"]
+        ordering = ["-created_at", "-id"]
+
+
+class PromotionGate(models.Model):
+    """What a model version of a study must show before it can be promoted."""
+
+    study = models.OneToOneField(Study, on_delete=models.CASCADE, related_name="gate")
+    full_report = models.BooleanField(
+        default=False, help_text="The full report on the held-out part must have been made."
+    )
+    median_not_worse = models.BooleanField(
+        default=False, help_text="Median Pearson at least that of the version in use."
+    )
+    margin = models.FloatField(default=0.0, help_text="By how much it may be lower all the same.")
+    no_baseline_ahead = models.BooleanField(
+        default=False, help_text="No baseline may be ahead by a corrected test."
+    )
+    set_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+"
+    )
+    set_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(margin__gte=0, margin__lte=1), name="gate_margin_is_a_share"
+            )
+        ]
 
 
 class Promotion(models.Model):

@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from backend.cells.models import CellTable
 from backend.registry import selectors
-from backend.registry.models import Evaluation, ModelVersion, Promotion
+from backend.registry.models import Evaluation, ModelVersion, Promotion, PromotionGate
 from ml.models.encoder_list import NAMES
 
 
@@ -192,6 +192,23 @@ class PredictRequestSerializer(serializers.Serializer):
         required=False,
         help_text="A crop per row, or a shared forward; by default as the model was trained.",
     )
+
+
+class EvaluateRequestSerializer(serializers.Serializer):
+    seed = serializers.IntegerField(required=False, min_value=0)
+    baselines = serializers.ListField(
+        child=serializers.CharField(), required=False, help_text="Names; all by default."
+    )
+
+
+class GateSerializer(serializers.ModelSerializer):
+    set_by = serializers.CharField(source="set_by.display_name", default=None, read_only=True)
+
+    class Meta:
+        model = PromotionGate
+        fields = (
+            "full_report", "median_not_worse", "margin", "no_baseline_ahead", "set_by", "set_at",
+        )  # fmt: skip
 
 
 class PromoteRequestSerializer(serializers.Serializer):

@@ -9,11 +9,20 @@ from django.db import transaction
 
 from backend.accounts.models import User
 from backend.accounts.permissions import Action
+from backend.accounts.services import record
 from backend.jobs.models import Job
 from backend.jobs.services import start_job
-from backend.registry.content import ImportParams, PredictParams, TrainParams
+from backend.registry.content import (
+    EvaluateParams,
+    GateParams,
+    ImportParams,
+    PredictParams,
+    TrainParams,
+)
+from backend.registry.evaluations import check_can_evaluate
+from backend.registry.gate import check_gate
 from backend.registry.imports import checked_path
-from backend.registry.models import ModelVersion, Promotion
+from backend.registry.models import ModelVersion, Promotion, PromotionGate
 from backend.registry.predictions import chosen_slides, model_of
 from backend.registry.promotion import switch_to
 from backend.studies.models import Study
@@ -56,6 +65,36 @@ def start_prediction(*, user: User, study: Study, params: dict[str, Any]) -> Job
     return start_job(user=user, kind="predict", study=study, params=valid.model_dump(mode="json"))
 
 
+def start_evaluation(*, user: User, model: ModelVersion, params: dict[str, Any]) -> Job:
+    """Start the full report of a model version on the held-out part of its dataset.
+
+    Raises PermissionDenied, pydantic.ValidationError, and InputError where nothing is held out.
+    """
+    if not model.study.allows(user, Action.MODEL_TRAIN):
+        raise PermissionDenied(f"Your role does not include {Action.MODEL_TRAIN}.")
+    valid = EvaluateParams.model_validate({**params, "model": model.pk})
+    check_can_evaluate(model)
+    return start_job(
+        user=user, kind="evaluate", study=model.study, params=valid.model_dump(mode="json")
+    )
+
+
+@transaction.atomic
+def set_gate(*, user: User, study: Study, params: dict[str, Any]) -> PromotionGate:
+    """Set what a model version must show before it can be promoted; the change is recorded.
+
+    Raises PermissionDenied and pydantic.ValidationError.
+    """
+    if not study.allows(user, Action.MODEL_PROMOTE):
+        raise PermissionDenied(f"Your role does not include {Action.MODEL_PROMOTE}.")
+    valid = GateParams.model_validate(params).model_dump()
+    gate, _ = PromotionGate.objects.update_or_create(
+        study=study, defaults={**valid, "set_by": user}
+    )
+    record(actor=user, action="model.gate", study=study, subject=gate, detail=valid)
+    return gate
+
+
 @transaction.atomic
 def promote(*, user: User, model: ModelVersion, reason: str) -> Promotion:
     """Make a model version the one its study uses, or go back to an earlier one.
@@ -80,4 +119,5 @@ def promote(*, user: User, model: ModelVersion, reason: str) -> Promotion:
             "A change of the model in use needs a reason, which is recorded.",
             "Say in a sentence why this version is better.",
         )
+    check_gate(model)
     return switch_to(model, actor=user, reason=reason.strip())

@@ -78,6 +78,8 @@ def commit_training(job: Job, result: dict[str, Any], out: Path) -> dict[str, An
                 inputs=[artifact, dataset.artifact],
             ),
             metrics=evaluation.metrics,
+            job=job,
+            created_by=job.created_by,
         )
     _record_exposures(artifact, dataset)
     record(

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from backend.registry import views
+from backend.registry import evaluation_page, views
 
 urlpatterns = [
     path("import/", views.import_study, name="import"),
@@ -10,4 +10,5 @@ urlpatterns = [
     path("studies/<slug:slug>/train/", views.train, name="train"),
     path("studies/<slug:slug>/models/", views.models, name="models"),
     path("models/<int:model_id>/", views.model, name="model"),
+    path("models/<int:model_id>/evaluation/", evaluation_page.evaluation, name="evaluation"),
 ]

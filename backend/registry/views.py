@@ -16,6 +16,7 @@ from backend.jobs.api import JobSerializer
 from backend.jobs.selectors import jobs_for
 from backend.registry import landing, selectors
 from backend.registry.content import TrainParams
+from backend.registry.evaluations import latest
 from backend.registry.planted import planted_truth
 from backend.registry.planted_page import planted_page, without_outcomes
 from backend.registry.serializers import (
@@ -135,10 +136,7 @@ def model(request: HttpRequest, model_id: int) -> HttpResponse:
     found = selectors.model_for(request.user, model_id)
     document = ModelDetailSerializer(found).data
     refused = selectors.not_predictable(found)
-    evaluations = [
-        EvaluationSerializer(evaluation).data | {"genes": selectors.gene_scores(evaluation)}
-        for evaluation in found.evaluations.all()
-    ]
+    evaluations = [EvaluationSerializer(one).data for one in latest(found.evaluations.all())]
     context = page_context(study_for(request.user, found.study.slug)) | {
         "model": document,
         "evaluations": evaluations,
@@ -151,8 +149,6 @@ def model(request: HttpRequest, model_id: int) -> HttpResponse:
         ),
         "page": {
             "model": document,
-            "evaluations": evaluations,
-            "not_predictable": refused,
             "promote_url": reverse("api-promote", args=[found.pk]),
         },
     }

@@ -24,7 +24,8 @@ def write_maps(subject: Subject, corpus: Corpus, predicted: Floats32, out: Path)
 
     ``measured.npy`` and ``predicted.npy`` are (genes, rows) float16, so that a gene is read without
     the others; ``xy.npy`` (rows, 2) float32 in level-0 px; ``slides.json`` lists code, patient,
-    first and stop of each slide's rows, of (rows that there are) and the mpp.
+    first and stop of each slide's rows, of (rows that there are) and the mpp; ``genes.json`` the
+    symbols.
     """
     out.mkdir(parents=True, exist_ok=True)
     section = corpus.section[corpus.measured]
@@ -47,6 +48,7 @@ def write_maps(subject: Subject, corpus: Corpus, predicted: Floats32, out: Path)
     np.save(out / "predicted.npy", np.ascontiguousarray(predicted[place].T, np.float16))
     np.save(out / "xy.npy", _pixels(subject, corpus, rows))
     (out / "slides.json").write_text(json.dumps(slides))
+    (out / "genes.json").write_text(json.dumps(list(subject.model.config.vocabulary.symbols)))
 
 
 def _pixels(subject: Subject, corpus: Corpus, rows: NDArray[np.int64]) -> Floats32:

@@ -1,11 +1,7 @@
 /** The page's figures as Plotly takes them; colours are Okabe–Ito, shapes differ with them. */
+import type { Plot } from "../shared/figure";
 import { formatNumber } from "../shared/format";
 import type { Link, PlantedGene, PlantedHazard, PlantedPage } from "./types";
-
-export interface Plot {
-  data: Record<string, unknown>[];
-  layout: Record<string, unknown>;
-}
 
 const LINKS: Record<Link, { colour: string; symbol: string }> = {
   morphology: { colour: "#0072b2", symbol: "circle" },
