@@ -19,6 +19,10 @@ from backend.studies.selectors import page_context, study_for
 NULLS = {"permuted": "null: rows permuted", "shifted": "null: shifted by half a slide"}
 
 
+SPLITS = ("random rows", "blocks", "patients", "sites")  # the least honest first
+METHODS = ("probe", "appearance", "majority")
+
+
 @require_safe
 def evaluation(request: HttpRequest, model_id: int) -> HttpResponse:
     model = selectors.model_for(request.user, model_id)
@@ -33,6 +37,8 @@ def evaluation(request: HttpRequest, model_id: int) -> HttpResponse:
         "metrics": shown.metrics if shown else {},
         "verdict": verdict(shown.metrics) if shown else None,
         "predictors": predictors(shown.metrics, model.name) if shown else [],
+        "splits": _ordered(shown, SPLITS, "splits") if shown else [],
+        "type_methods": _ordered(shown, METHODS, "cell_types", "methods") if shown else [],
         "versions": versions(model),
         "looks": looks(model),
         "gate": gate,
@@ -48,6 +54,16 @@ def evaluation(request: HttpRequest, model_id: int) -> HttpResponse:
 def _shown(model: ModelVersion, part: str) -> Evaluation | None:
     found = latest(model.evaluations.all())
     return next((e for e in found if e.part == part), found[0] if found else None)
+
+
+def _ordered(
+    shown: Evaluation, names: tuple[str, ...], *chapter: str
+) -> list[tuple[str, dict[str, Any]]]:
+    """Entries of a chapter in an order of ours: the database keeps none."""
+    found = shown.metrics
+    for name in chapter:
+        found = found.get(name, {})
+    return [(name, found[name]) for name in names if name in found]
 
 
 def verdict(metrics: dict[str, Any]) -> dict[str, Any] | None:

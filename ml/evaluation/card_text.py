@@ -122,9 +122,9 @@ def expression_table(metrics: Document) -> list[str]:
     """The model beside its baselines, ceiling and null controls, as lines of Markdown."""
     unit = "patients" if metrics.get("resampled") == "patients" else "spatial blocks"
     lines = [
-        f"Pearson per gene within slides, median over {metrics['n_genes']} genes; 95 % intervals "
-        f"resample {unit} ({metrics.get('patients', UNKNOWN)} patients, "
-        f"{metrics['n_rows']:,} rows); p is corrected for the number of baselines (Holm).",
+        f"Pearson per gene within slides, median over {_count(metrics['n_genes'])} genes; "
+        f"95 % intervals resample {unit} ({metrics.get('patients', UNKNOWN)} patients, "
+        f"{_count(metrics['n_rows'])} rows); p is corrected for the number of baselines (Holm).",
         "",
         "| | median (quartiles) | spatially variable genes | PAST minus it (95 %) | p | |",
         "|---|---|---|---|---|---|",
@@ -245,6 +245,10 @@ def data_markdown(record: Document) -> str:
 def _resolutions(tables: Sequence[Document]) -> str | None:
     found = sorted({round(t["mpp"], 4) for t in tables if t.get("mpp")})
     return f"{', '.join(f'{mpp:g}' for mpp in found)} µm per pixel" if found else None
+
+
+def _count(value: int | None) -> str:
+    return UNKNOWN if value is None else f"{value:,}"
 
 
 def _number(value: float | None) -> str:

@@ -113,7 +113,9 @@ def add_model(
     job = add_job(study, "train", status=Job.Status.SUCCEEDED)
     dataset = Dataset.objects.create(
         study=study, version=version, row_kind="cell",
-        artifact=_text_artifact(job, f"dataset {version} of {study.slug}", Artifact.Kind.DATASET),
+        artifact=_text_artifact(
+            job, json.dumps({"study": study.slug, "version": version}), Artifact.Kind.DATASET
+        ),
     )  # fmt: skip
     artifact = _text_artifact(job, f"model {version} of {study.slug}", Artifact.Kind.MODEL)
     for table, part in tables.items():
@@ -132,6 +134,52 @@ def add_model(
         artifact=_scores(job, version),
     )  # fmt: skip
     return model
+
+
+def add_full_evaluation(model: ModelVersion, **metrics) -> Evaluation:
+    """The full report of a model on its test part: four genes, 30 rows of one slide."""
+    job = add_job(model.study, "evaluate", status=Job.Status.SUCCEEDED)
+    rng = np.random.default_rng(model.pk)
+    baseline = {
+        "title": "ridge on the frozen encoder", "fair": True, "facts": {}, "pcc_median": 0.1,
+        "pcc_q1": 0.0, "pcc_q3": 0.2, "spatial_pcc_median": 0.15, "difference": 0.1, "low": 0.05,
+        "high": 0.15, "p": 0.01, "p_holm": 0.02, "verdict": "ahead",
+        "test": "sign flips over patients",
+    }  # fmt: skip
+    found = {
+        "pcc_median": 0.2, "pcc_q1": 0.1, "pcc_q3": 0.3, "pcc_low": 0.15, "pcc_high": 0.25,
+        "scc_median": 0.2, "ceiling_pcc_median": 0.6, "n_rows": 30, "n_genes": 4, "n_slides": 1,
+        "patients": 1, "resampled": "blocks", "genes_above_chance": 2, "problems": [], "full": True,
+        "spatial": {"n": 2, "pcc_median": 0.3}, "other": {"n": 2, "pcc_median": 0.1},
+        "baselines": {"frozen_ridge": baseline},
+        "controls": {"permuted": {"pcc_q1": -0.01, "pcc_median": 0.0, "pcc_q3": 0.01}},
+        "worst_regions": [
+            {"slide": "S1", "patient": "P1", "x": 10.0, "y": 20.0, "side_um": 200.0, "n": 12,
+             "error": 1.5, "usual": 1.0, "genes": GENES[:3]}
+        ],
+        **metrics,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "evaluation"
+        maps = out / "maps" / "test"
+        maps.mkdir(parents=True)
+        for name in ("measured", "predicted"):
+            values = rng.normal(size=(len(GENES), 30)).astype(np.float16)
+            values[1, 0] = np.nan
+            np.save(maps / f"{name}.npy", values)
+        np.save(maps / "xy.npy", rng.uniform(0, 300, (30, 2)).astype(np.float32))
+        slide = {"slide": "S1", "patient": "P1", "first": 0, "stop": 30, "of": 40, "mpp": 0.5}
+        (maps / "slides.json").write_text(json.dumps([slide]))
+        (maps / "genes.json").write_text(json.dumps(GENES))
+        (out / "report.json").write_text("{}")
+        scores = ["part,gene,pcc,pcc_low,pcc_high,scc,spatial,q,frozen_ridge_pcc"]
+        scores += [f"test,{gene},0.2,0.1,0.3,0.2,1,0.01,0.1" for gene in GENES]
+        (out / "per_gene.csv").write_text("\n".join(scores) + "\n")
+        artifact = store_artifact(job=job, path=out, kind=Artifact.Kind.EVALUATION)
+    return Evaluation.objects.create(
+        model_version=model, dataset=model.dataset, part="test", metrics=found, artifact=artifact,
+        job=job,
+    )  # fmt: skip
 
 
 def add_layer(table: CellTable, model: ModelVersion, values: np.ndarray, symbols=None) -> Layer:

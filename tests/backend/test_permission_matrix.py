@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from backend.accounts.permissions import PERMISSIONS, Action, Role
-from tests.backend.rows import add_layer, add_model, add_slide, add_table, add_trust, add_truth
+from tests.backend.rows import (
+    add_full_evaluation,
+    add_layer,
+    add_model,
+    add_slide,
+    add_table,
+    add_trust,
+    add_truth,
+)
 from tests.ml.io.test_study_planted import TRUTH
 
 APPS = ("studies", "slides", "cells", "registry")
@@ -57,6 +65,29 @@ ENDPOINTS = [
         Action.MODEL_VIEW,
     ),
     Endpoint(
+        "api-evaluation-gene",
+        "/api/v1/models/{model}/evaluations/{full}/genes/ERBB2/",
+        Action.MODEL_VIEW,
+    ),
+    Endpoint(
+        "api-evaluation-file",
+        "/api/v1/models/{model}/evaluations/{evaluation}/files/per_gene.csv",
+        Action.MODEL_VIEW,
+    ),
+    Endpoint("api-model-card", "/api/v1/models/{model}/card.md", Action.MODEL_VIEW),
+    Endpoint("api-data-card", "/api/v1/models/{model}/data-card.md", Action.MODEL_VIEW),
+    Endpoint("api-gate", "/api/v1/studies/{slug}/gate/", Action.MODEL_VIEW),
+    Endpoint(
+        "api-gate",
+        "/api/v1/studies/{slug}/gate/",
+        Action.MODEL_PROMOTE,
+        "post",
+        {"full_report": False},
+    ),
+    Endpoint(
+        "api-evaluate", "/api/v1/models/{model}/evaluate/", Action.MODEL_TRAIN, "post", {}, 202
+    ),
+    Endpoint(
         "api-promote",
         "/api/v1/models/{model}/promote/",
         Action.MODEL_PROMOTE,
@@ -84,6 +115,7 @@ PAGES = [
     Endpoint("train", "/studies/{slug}/train/", Action.MODEL_TRAIN),
     Endpoint("models", "/studies/{slug}/models/", Action.MODEL_VIEW),
     Endpoint("model", "/models/{model}/", Action.MODEL_VIEW),
+    Endpoint("evaluation", "/models/{model}/evaluation/", Action.MODEL_VIEW),
 ]
 # Not of one study: each has tests of its own.
 OF_NO_STUDY = {"api-studies", "api-import", "home", "import", "tile", "thumbnail"}
@@ -92,7 +124,9 @@ OF_NO_STUDY = {"api-studies", "api-import", "home", "import", "tile", "thumbnail
 @pytest.fixture
 def things(object_store, study):
     table = add_table(add_slide(study), n_rows=40, cell_types=["tumour"] * 40)
-    model = add_model(study, {table: "train"})  # a candidate: it can be promoted once
+    held_out = add_table(add_slide(study, "S2", patient="P2"), n_rows=40)
+    # A candidate: it can be promoted once.
+    model = add_model(study, {table: "train", held_out: "test"})
     layer = add_layer(table, model, np.ones((40, 4)))
     add_truth(study, TRUTH)
     return {
@@ -103,6 +137,7 @@ def things(object_store, study):
         "trust": add_trust(table, model, np.zeros(40)).pk,
         "model": model.pk,
         "evaluation": model.evaluations.get().pk,
+        "full": add_full_evaluation(model).pk,
     }
 
 
@@ -118,14 +153,19 @@ def ask(client, endpoint, things):
 
 
 def answers(client, endpoints, things) -> dict[str, int]:
-    return {endpoint.name: ask(client, endpoint, things).status_code for endpoint in endpoints}
+    return {
+        f"{endpoint.method} {endpoint.name}": ask(client, endpoint, things).status_code
+        for endpoint in endpoints
+    }
 
 
 @pytest.mark.parametrize("role", Role)
 def test_each_role_gets_what_the_table_says(role, things, make_user, client):
     client.force_login(make_user(role))
     assert answers(client, ENDPOINTS + PAGES, things) == {
-        endpoint.name: endpoint.ok if role in PERMISSIONS[endpoint.action] else 403
+        f"{endpoint.method} {endpoint.name}": endpoint.ok
+        if role in PERMISSIONS[endpoint.action]
+        else 403
         for endpoint in ENDPOINTS + PAGES
     }
 
@@ -138,7 +178,7 @@ def test_admins_of_another_study_find_nothing(things, make_user, make_study, cli
 def test_superusers_are_admins_everywhere(things, make_user, client):
     client.force_login(make_user(is_superuser=True))
     assert answers(client, ENDPOINTS + PAGES, things) == {
-        endpoint.name: endpoint.ok for endpoint in ENDPOINTS + PAGES
+        f"{endpoint.method} {endpoint.name}": endpoint.ok for endpoint in ENDPOINTS + PAGES
     }
 
 

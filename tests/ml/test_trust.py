@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ml.evaluation.metrics import gene_intervals
 from ml.inference.run import run
 from ml.io.layers import Layer
 from ml.io.slides import open_slide, write_pyramid
@@ -123,26 +122,6 @@ def test_a_model_without_a_density_declines_nothing(trained, unlike, tmp_path):
     inputs = {**inputs_of(trained, [("UNLIKE", unlike)]), "model": str(old)}
     (slide,) = run({}, inputs, tmp_path / "out", Recorder())["slides"]
     assert slide["ood_share"] is None and not slide["declined"] and slide["layer"]
-
-
-def test_intervals_hold_the_truth_and_narrow_with_rows():
-    rng = np.random.default_rng(0)
-    patients = [f"P{i}" for i in range(6)]
-    groups = np.repeat(np.arange(6), 400)
-    truth = rng.normal(size=(2400, 200))
-    noise = rng.normal(size=(2400, 200))
-    measured = np.where(np.arange(200) < 100, truth + noise, noise)  # the last 100 tell nothing
-    block = np.tile(np.repeat(np.arange(20), 20), 6)
-    reachable = np.sqrt(0.5)
-    for units in (patients, ["P0"] * 6):
-        low, high = gene_intervals(truth, measured, groups, block, units)
-        assert ((low < reachable) & (reachable < high))[:100].mean() > 0.9
-        assert (low[:100] > 0.6).all() and (high[:100] < 0.8).all()
-        assert (low <= 0)[100:].mean() > 0.94 and (high[100:] < 0.15).all()
-        few_low, few_high = gene_intervals(
-            truth[::8], measured[::8], groups[::8], block[::8], units
-        )
-        assert (few_high - few_low).mean() > 1.5 * (high - low).mean()
 
 
 def test_genes_that_nothing_visible_drives_are_called_not_predictable(tiny, generated, tmp_path):

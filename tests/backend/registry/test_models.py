@@ -217,7 +217,8 @@ class TestPages:
 
     def test_model_page(self, admin, client, first):
         page = client.get(f"/models/{first.pk}/").content.decode()
-        assert "PAST v1" in page and "ERBB2" in page and "held-out patients" in page
+        assert "PAST v1" in page and "held-out patients" in page
+        assert f"/models/{first.pk}/evaluation/" in page
 
 
 class TestStartingJobs:
