@@ -101,7 +101,7 @@ def nuclei(stains: Floats32, threshold: float) -> Floats32:
     xx, yy = mean(x * x, mask) - cx**2, mean(y * y, mask) - cy**2
     xy = mean(x * y, mask) - cx * cy
     root = np.sqrt(np.maximum((xx - yy) ** 2 + 4 * xy**2, 0))
-    long, short = (np.sqrt(np.maximum(2 * (xx + yy + s * root), 0)) for s in (1, -1))
+    long, short = (np.sqrt(np.maximum(8 * (xx + yy + s * root), 0)) for s in (1, -1))
     inner = binary_erosion(mask, _APART & _cross())
     perimeter = (mask & ~inner).sum((1, 2))
     ring = ~dark

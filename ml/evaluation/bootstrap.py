@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.stats import norm, t
 
-from ml.evaluation.metrics import LEAST_ROWS, Floats, defined_mean, over_columns, pearson
+from ml.evaluation.metrics import LEAST_ROWS, Floats, broken, defined_mean, over_columns, pearson
 
 # Patients from which on a bootstrap over patients says something.
 MIN_UNITS = 5
@@ -145,6 +145,7 @@ class Resampling:
                     draws = _block_draws(x, y, self._block[g], self._drawn[g])
                     defined = np.isfinite(found[place, columns])
                     total, count = total + np.where(defined, draws, 0.0), count + defined
+            found[:, columns][:, broken(predicted[:, columns])] = np.nan
             if self._weights is None:
                 with np.errstate(invalid="ignore"):
                     drawn[:, columns] = total / count

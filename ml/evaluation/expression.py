@@ -14,6 +14,7 @@ from ml.evaluation.bootstrap import MIN_UNITS, Draws, Resampling, blocks
 from ml.evaluation.metrics import (
     LEAST_ROWS,
     Floats,
+    broken,
     relative_variation_distance,
     spearman,
     split_half_ceiling,
@@ -198,12 +199,12 @@ def problems(
     """What keeps scores from being told, in sentences."""
     names = np.asarray(symbols)
     told: list[str] = []
-    broken = ~np.isfinite(predicted).all(0)
-    if broken.any():
+    lost = broken(predicted)
+    if lost.any():
         told.append(
-            f"Predictions of {_listed(names[broken])} are not numbers in some rows: not scored."
+            f"Predictions of {_listed(names[lost])} are not numbers in some rows: not scored."
         )
-    constant = ~np.isfinite(draws.found) & ~broken
+    constant = ~np.isfinite(draws.found) & ~lost
     if constant.any():
         told.append(
             f"{_listed(names[constant])}: no slide measures them with any variation, so no "

@@ -107,6 +107,11 @@ def defined_mean(values: Floats) -> Floats:
     return mean
 
 
+def broken(x: NDArray[Any]) -> NDArray[np.bool_]:
+    """Columns (genes,) in which a value is not a number: no slide of them is scored."""
+    return np.asarray(~np.isfinite(x).all(0))
+
+
 Measure = Callable[[NDArray[Any], NDArray[Any]], Floats]
 
 
@@ -123,7 +128,7 @@ def within_groups(
         measure: `pearson`, `spearman`, `relative_variation_distance` or `structural_similarity`.
 
     Returns:
-        (genes,) float64; NaN where no group defines it.
+        (genes,) float64; NaN where no group defines it, and where any prediction is no number.
     """
     rows = [np.flatnonzero(groups == g) for g in np.unique(groups)]
     rows = [own for own in rows if len(own) >= LEAST_ROWS]
@@ -132,6 +137,7 @@ def within_groups(
     def score(columns: slice) -> None:
         for place, own in enumerate(rows):
             found[place, columns] = measure(x[own, columns], y[own, columns])
+        found[:, columns][:, broken(x[:, columns])] = np.nan
 
     over_columns(score, y.shape[1])
     return defined_mean(found)
