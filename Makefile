@@ -7,7 +7,7 @@ PORT ?= 8000
 ONLY ?=
 BIN := .venv/bin
 
-.PHONY: demo test lint smoke bench stop clean setup setup-dev lock
+.PHONY: demo test lint smoke bench evidence stop clean setup setup-dev lock
 
 demo: setup
 	$(BIN)/python manage.py demo --port $(PORT)
@@ -31,6 +31,10 @@ smoke: setup-dev
 bench: setup-dev
 	deploy/ensure_chromium.sh
 	$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
+
+# Every figure of the README files, from seeds: about an hour on two cores.
+evidence: setup
+	deploy/evidence.sh
 
 stop:
 	@if [ -x $(BIN)/python ]; then \

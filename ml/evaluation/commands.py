@@ -1,4 +1,4 @@
-"""`past audit`, `past evaluate`, `past benchmark` and `past card`."""
+"""`past audit`, `past evaluate`, `past benchmark`, `past card` and `past evidence`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ def add_commands(commands: Any) -> None:
     audit.set_defaults(run=_audit)
     _add_evaluate(commands)
     _add_benchmark(commands)
+    evidence = commands.add_parser(
+        "evidence", help="write the figures of `make evidence` into the repository's documents"
+    )
+    evidence.add_argument("found", type=Path, help="folder of deploy/evidence.sh")
+    evidence.add_argument("root", type=Path, help="of the repository")
+    evidence.set_defaults(run=_evidence)
     card = commands.add_parser("card", help="the model card of an evaluated model, as Markdown")
     card.add_argument("model", type=Path, help="the model/ folder of a training")
     card.add_argument("evaluation", type=Path, help="the evaluation/ folder of `past evaluate`")
@@ -126,6 +132,14 @@ def _hescape(given: argparse.Namespace) -> int:
     report = ConsoleReport()
     found = hescape.run_hescape(given.dataset, given.splits, given.encoder, given.out, report)
     print(hescape.table(found, given.dataset.name, given.encoder))
+    return 0
+
+
+def _evidence(given: argparse.Namespace) -> int:
+    from ml.evaluation.evidence import write_documents
+
+    for name in write_documents(given.found, given.root):
+        print(f"Left as it is, since it was not run: {name}")
     return 0
 
 

@@ -16,6 +16,7 @@ from ml.evaluation import run as evaluation
 from ml.evaluation.appearance import NAMES, appearance_of, nuclei
 from ml.evaluation.baselines import bleep, published, st_net
 from ml.evaluation.baselines.retrieved import mean_of_alike
+from ml.evaluation.evidence import DOCUMENTS, FIGURE, fill, write_documents
 from ml.evaluation.expression import score
 from ml.evaluation.robustness import DISTURBANCES
 from ml.evaluation.subject import Predictor
@@ -24,6 +25,7 @@ from ml.training.corpus import Corpus
 from ml.training.prepare import SectionInput, read_images, read_tables
 from tests.ml.conftest import Recorder, sections
 
+ROOT = Path(__file__).resolve().parents[3]
 CHEAP = {"baselines": ["mean", "colour_ridge"], "chapters": []}
 
 
@@ -300,3 +302,32 @@ def test_a_change_of_nothing_changes_nothing_and_more_changes_more(kind):
     assert (
         off(harsh) > 1.5 * off(kind.none) + 2 and kind.apply(pixels, 0.5, harsh).dtype == np.uint8
     )
+
+
+class TestEvidence:
+    def test_blocks_are_filled_and_the_rest_stays(self):
+        text = "a\n<!-- evidence:x -->\nold\n<!-- /evidence:x -->\nb\n"
+        filled, left = fill(text, {"x": "new"}, "README.md")
+        assert filled == "a\n<!-- evidence:x -->\nnew\n<!-- /evidence:x -->\nb\n" and not left
+        assert fill(filled, {"x": "new"}, "README.md")[0] == filled
+        assert fill(text, {}, "README.md") == (text, {"x"})
+
+    def test_a_block_that_is_not_closed_is_refused(self):
+        with pytest.raises(InputError, match="README"):
+            fill("<!-- evidence:x -->\n", {"x": "new"}, "README.md")
+
+    def test_documents_of_the_repository_have_the_blocks_that_a_run_fills(
+        self, evaluated, tmp_path
+    ):
+        out, _ = evaluated
+        (tmp_path / "run" / "evaluated").mkdir(parents=True)
+        shutil.copytree(out / "evaluation", tmp_path / "run" / "evaluated" / "evaluation")
+        (tmp_path / "run" / "evaluated" / "CARD.md").write_text("# A card\n")
+        for name in DOCUMENTS:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+        left = write_documents(tmp_path / "run", tmp_path)
+        assert left == ["ablations", "her2st", "twins"]
+        text = (tmp_path / "ml/evaluation/README.md").read_text()
+        assert "> # A card" in text and "| split-half ceiling |" in text
+        assert (tmp_path / FIGURE).read_text().startswith("<?xml")
