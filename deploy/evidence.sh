@@ -13,7 +13,7 @@ out=$(realpath "$out")
 
 for twin in "" -permuted -shifted; do
   [ -e "$out/converted$twin/result.json" ] || "$bin/past" convert "$out/study$twin" "$out/converted$twin"
-  printf 'out = "%s"\n[data]\nstudy = "%s"\n[training]\nseed = %s\n' \
+  printf 'out = "%s"\n[data]\nstudy = "%s"\n[model]\nencoder = "efficientnet_lite0"\n[training]\nseed = %s\n' \
     "$out/trained$twin" "$out/converted$twin" $seed > "$out/run$twin.toml"
   [ -e "$out/trained$twin/model/config.json" ] || "$bin/past" train "$out/run$twin.toml" > /dev/null
 done

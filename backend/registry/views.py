@@ -17,6 +17,7 @@ from backend.jobs.selectors import jobs_for
 from backend.registry import landing, selectors
 from backend.registry.content import TrainParams
 from backend.registry.evaluations import latest
+from backend.registry.landing_scores import scores_picture
 from backend.registry.planted import planted_truth
 from backend.registry.planted_page import planted_page, without_outcomes
 from backend.registry.serializers import (
@@ -41,6 +42,7 @@ def study(request: HttpRequest, slug: str) -> HttpResponse:
     jobs = jobs_for(request.user, study=found)[:LATEST_JOBS]
     promoted = selectors.promoted_model(found)
     picture = landing.held_out_picture(promoted, slides)
+    scores = scores_picture(request.user, found, promoted)
     held_out = None if picture else landing.held_out_slide(promoted, slides)
     context = page_context(found) | {
         "counts": {"patients": found.n_patients, "models": len(models)} | slide_counts(found),
@@ -56,6 +58,7 @@ def study(request: HttpRequest, slug: str) -> HttpResponse:
         "held_out_declined": bool(held_out and promoted.name in landing.declined_by(held_out)),
         "without_prediction": landing.without_prediction(promoted, slides),
         "survival": landing.survival_facts(found),
+        "scores": scores,
         "estimate": None if models else selectors.training_estimate(found),
         "page": {
             "slides_at_first": SLIDES_AT_FIRST,
@@ -63,6 +66,7 @@ def study(request: HttpRequest, slug: str) -> HttpResponse:
             "figure_url": reverse("api-study-figure", args=[found.slug]),
             "survival_url": reverse("survival", args=[found.slug]),
             "picture": picture,
+            "scores": scores,
         },
     }
     return render(request, "studies/study.html", context)

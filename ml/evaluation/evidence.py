@@ -181,10 +181,10 @@ def _her2st(trial: dict[str, Any]) -> str:
     colour = against("stain and texture", "", trial["ridge_pcc_median"])
     return (
         "On the four HER2+ sections of one patient, each held out in turn "
-        f"({trial['genes']} genes, {trial['spots']} spots, settings chosen on the training sections), the median Pearson "
-        f"over genes is {trial['pcc_median']:.3f}, against {frozen} and {colour}; half of the "
-        f"counts predict the other half at {trial['ceiling_pcc_median']:.2f}. That is one patient: "
-        "it says nothing about another."
+        f"({trial['genes']} genes, {trial['spots']} spots, settings chosen on the training "
+        f"sections), the median Pearson over genes is {trial['pcc_median']:.3f}, against {frozen} "
+        f"and {colour}; half of the counts predict the other half at "
+        f"{trial['ceiling_pcc_median']:.2f}. That is one patient: it says nothing about another."
     )
 
 

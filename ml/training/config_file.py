@@ -23,7 +23,7 @@ _OF_CORPUS: dict[str, tuple[str, ...]] = {
     "model": ("weights", "frozen_blocks", "checkpoint_gradients"),
 }
 _OF_STUDY: dict[str, tuple[str, ...]] = {
-    "data": ("slides", "row_kind", "max_genes"),
+    "data": ("slides", "test_site", "row_kind", "max_genes"),
     "training": ("joint",),
     "align": (),
 }
@@ -38,6 +38,7 @@ class DataSection:
         study: folder that `past convert` wrote, for a study that fits into memory.
         cache: folder for local copies of a remote corpus.
         validation, test: held-out patients of a corpus (NAME, or STUDY/NAME), slides of a study.
+        test_site: a site of the study whose patients are all held out, whatever the plan says.
         validation_share, test_share: of the patients, drawn, where none are named.
         split_seed: of that draw.
         slides: slides of the study that take part; all measured ones by default.
@@ -54,6 +55,7 @@ class DataSection:
     cache: Path | None = None
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
+    test_site: str = ""
     validation_share: float = 0.0
     test_share: float = 0.0
     split_seed: int = 0

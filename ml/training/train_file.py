@@ -216,6 +216,32 @@ def study_params(config: RunConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _by_site(
+    site: str,
+    study: dict[str, Any],
+    slides: list[dict[str, Any]],
+    parts: dict[str, str],
+    where: str,
+) -> dict[str, str]:
+    """Parts with one site held out: what else was to be tested is trained on instead.
+
+    Raises:
+        InputError: ``split.unknown_site``.
+    """
+    sites = {p["code"]: p.get("site") for p in study["patients"]}
+    of = {slide["code"]: sites.get(slide["patient"]) for slide in slides}
+    if site not in of.values():
+        there = sorted({name for name in of.values() if name})
+        raise InputError(
+            "split.unknown_site",
+            f"{where}, data.test_site",
+            f"No measured slide is from a site {site}.",
+            f"Sites of measured slides are: {', '.join(there) or 'not recorded'}.",
+        )
+    rest = {code: "train" if part == "test" else part for code, part in parts.items()}
+    return {code: "test" if own == site else rest.get(code, "train") for code, own in of.items()}
+
+
 def study_sections(config: RunConfig) -> list[dict[str, Any]]:
     """The measured slides of the config's study, with their parts, as the training job has them.
 
@@ -243,6 +269,8 @@ def study_sections(config: RunConfig) -> list[dict[str, Any]]:
         planned = {p["code"]: p["part"] for p in study["patients"] if p.get("part")}
         slides = [slide for slide in slides if not planned or slide["patient"] in planned]
         parts = {slide["code"]: planned.get(slide["patient"], "train") for slide in slides}
+    if data.test_site:
+        parts = _by_site(data.test_site, study, slides, parts, str(config.path))
     return [
         {
             "slide": str(data.study / slide["file"]),

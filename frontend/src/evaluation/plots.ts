@@ -16,8 +16,13 @@ const median = (values: number[]): number => {
   return sorted[Math.floor(sorted.length / 2)] ?? 0;
 };
 
+/** What boxes are drawn of; the twins are Pearson per gene of models that were trained on nulls. */
+export type Boxes = Pick<EvaluationPage, "name" | "genes" | "titles" | "oracles" | "controls"> & {
+  twins?: Record<string, number[]>;
+};
+
 /** A box of Pearson over the genes for each predictor, the best on top. */
-export function boxesPlot(page: EvaluationPage): Plot {
+export function boxesPlot(page: Boxes): Plot {
   const box = (name: string, x: number[], color: string): Record<string, unknown> => ({
     type: "box",
     name,
@@ -51,6 +56,7 @@ export function boxesPlot(page: EvaluationPage): Plot {
     ...rivals.map(({ key, title, values }) =>
       box(short(title), values, page.oracles.includes(key) ? ORACLE : RIVAL),
     ),
+    ...Object.entries(page.twins ?? {}).map(([name, values]) => box(name, values, NULL)),
     ...nulls,
   ];
   return {

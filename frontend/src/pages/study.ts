@@ -1,4 +1,5 @@
 /** A study's own page: its figures, its slides, and predictions on those that are chosen. */
+import type { Boxes } from "../evaluation/plots";
 import { HeldOutPicture, type HeldOut } from "../landing/picture";
 import { SlideTable } from "../landing/slides";
 import { byId, pageData } from "../shared/dom";
@@ -13,6 +14,7 @@ interface StudyPage {
   figure_url: string;
   survival_url: string;
   picture: HeldOut | null;
+  scores: Boxes | null;
 }
 
 const boxes = (): HTMLInputElement[] => [
@@ -69,6 +71,14 @@ async function showCurve({ figure_url, survival_url }: StudyPage): Promise<void>
   await showStudyCurve(figure_url, survival_url);
 }
 
+async function showScores(scores: Boxes): Promise<void> {
+  const [{ draw }, { boxesPlot }] = await Promise.all([
+    import("../shared/figure"),
+    import("../evaluation/plots"),
+  ]);
+  await draw(byId("plot-scores"), boxesPlot(scores));
+}
+
 export function start(): void {
   const page = pageData<StudyPage>();
   localiseMarks();
@@ -79,6 +89,7 @@ export function start(): void {
   bindHeldOut(page.predict_url);
   const figures: Promise<void>[] = [];
   if (page.picture) figures.push(new HeldOutPicture(page.picture).start(toastError));
+  if (page.scores) figures.push(showScores(page.scores));
   if (document.getElementById("km-plot")) figures.push(showCurve(page));
   Promise.all(figures)
     .catch(toastError)

@@ -190,7 +190,7 @@ class TestReading:
     ):
         for n in range(2, 8):
             add_layer(add_table(add_slide(study, f"S{n}")), first, np.ones((40, 4)))
-        with django_assert_max_num_queries(21):
+        with django_assert_max_num_queries(22):
             page = client.get("/studies/study/")
         assert page.status_code == 200 and b"Research use only" in page.content
         with django_assert_max_num_queries(16):
