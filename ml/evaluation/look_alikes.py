@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +38,8 @@ LEAST_PIXELS = 400
 _LOCAL = 4.0
 # A pair is compared at the coarsest scale at which the smaller picture has this side.
 _SIDE = 72
+# Of a deviation, in a picture that is kept in a file.
+_STEPS = 32
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,28 @@ class Picture:
             grey, tissue = _halved(grey), _halved(tissue)
             scales.append(_texture(grey, (tissue > 0.5).astype(np.float32)))
         return cls(code, tuple(scales))
+
+    def save(self, path: Path) -> None:
+        """Writes what `load` reads, as 8-bit textures."""
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for number, (texture, tissue) in enumerate(self.scales):
+            steps = np.clip(np.round(texture * _STEPS), -127, 127)
+            arrays |= {f"texture{number}": steps.astype(np.int8)}
+            arrays |= {f"tissue{number}": tissue.astype(np.uint8)}
+        with path.open("wb") as file:
+            np.savez_compressed(file, code=np.array(self.code), **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> Picture:
+        """A picture that `save` wrote."""
+        with np.load(path, allow_pickle=False) as kept:
+            count = sum(name.startswith("texture") for name in kept.files)
+            scales = [
+                ((kept[f"texture{n}"] / _STEPS).astype(np.float32),
+                 kept[f"tissue{n}"].astype(np.float32))
+                for n in range(count)
+            ]  # fmt: skip
+            return cls(str(kept["code"]), tuple(scales))
 
     @property
     def too_small(self) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ml.errors import InputError
-from ml.evaluation.audit import Unit, audit
+from ml.evaluation.audit import HELD_OUT_PATIENTS, Unit, audit
+from ml.evaluation.look_alikes import ALIKE, ALIKE_OF_ONE_PATIENT
 from ml.training.config_file import DataSection
 from ml.training.shards.layout import Manifest, SlideRecord
 
@@ -58,7 +59,7 @@ def parts_of(manifest: Manifest, data: DataSection, where: str) -> Parts:
 
     Raises:
         InputError: ``split.unknown_patient``, ``split.ambiguous_patient``, ``split.too_few``,
-            those of `audit` and of `check_vocabulary`.
+            those of `audit`, `check_vocabulary` and `check_pictures`.
     """
     patients = manifest.ids()["patient"]
     part_of: dict[str, str] = {}
@@ -84,6 +85,7 @@ def parts_of(manifest: Manifest, data: DataSection, where: str) -> Parts:
     train, validation, test = (tuple(slides[p]) for p in ("train", "validation", "test"))
     parts = Parts(train, validation, test, scope)
     check_vocabulary(manifest, parts, where)
+    check_pictures(manifest, parts, where)
     return parts
 
 
@@ -125,6 +127,26 @@ def _draw(patients: list[str], part_of: dict[str, str], data: DataSection) -> No
             f"{len(patients)} patients leave none to train on.",
             "Hold out smaller shares, or add patients.",
         )
+
+
+def check_pictures(manifest: Manifest, parts: Parts, where: str) -> None:
+    """Refuse parts that show the same tissue, as the corpus was told when it was built.
+
+    Raises:
+        InputError: ``split.look_alike``.
+    """
+    part_of = parts.part_of()
+    limit = ALIKE if parts.scope == HELD_OUT_PATIENTS else ALIKE_OF_ONE_PATIENT
+    for first, second, value in manifest.alike:
+        if value >= limit and part_of[first] != part_of[second]:
+            names = [f"{s.study}/{s.slide}" for s in (manifest.slides[n] for n in (first, second))]
+            raise InputError(
+                "split.look_alike",
+                f"{where}, slides {names[0]} and {names[1]}",
+                f"They show the same tissue (similarity {value:.2f}, limit {limit}), one in the "
+                f"{part_of[first]} part and one in the {part_of[second]} part.",
+                "Name their patients for one part, or build the corpus without one of them.",
+            )
 
 
 def check_vocabulary(manifest: Manifest, parts: Parts, where: str) -> None:

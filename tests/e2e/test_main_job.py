@@ -21,6 +21,7 @@ def test_import_train_predict_view_and_read_survival(app, browser, tiny_study):
         app.manage("create_demo_users", "--study", STUDY)
         walk.train(admin, STUDY, epochs=2, preset="tiny")
         walk.predict(admin, STUDY, UNMEASURED)
+        walk.evaluate(admin, STUDY)
     with fresh_page(browser) as page:
         member = walk.Visitor(page, app.url)
         member.sign_in("member")

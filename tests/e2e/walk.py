@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.instance import PASSWORDS
+from tests.session import Session
 
 RESEARCH_ONLY = "Research use only – not for diagnosis or treatment"
 JOB_SECONDS = 300
@@ -82,6 +83,36 @@ def predict(admin: Visitor, study: str, slide: str) -> float:
     admin.page.get_by_label(f"Predict slide {slide}", exact=True).check()
     admin.page.get_by_role("button", name="Predict", exact=True).click()
     return admin.await_job()
+
+
+def evaluate(admin: Visitor, study: str) -> None:
+    """Makes the full report (of the cheap baselines), reads it, draws a gene, sets a gate."""
+    page, session = admin.page, Session.login(admin.url, "admin")
+    (model,) = session.get(f"/api/v1/studies/{study}/models/")["results"]
+    cheap = {"baselines": ["mean", "colour_ridge", "frozen_ridge"]}
+    session.wait(session.post(f"/api/v1/models/{model['id']}/evaluate/", cheap), JOB_SECONDS)
+    admin.open(f"/models/{model['id']}/")
+    page.get_by_role("link", name="Evaluation", exact=True).click()
+    page.locator("html[data-evaluation=ready]").wait_for(state="attached")
+    expect(page.locator("#verdict-title")).to_contain_text(re.compile("baseline", re.IGNORECASE))
+    expect(page.locator(".verdict")).to_contain_text("a noiseless predictor would reach")
+    gene = page.locator("#genes tbody tr").nth(3).locator("button")
+    symbol = gene.inner_text()
+    gene.click()
+    page.locator(f"html[data-gene={symbol}]").wait_for(state="attached")
+    expect(page.locator("#gene-name")).to_have_text(symbol)
+    for figure in ("measured", "predicted", "residual"):
+        png = page.locator(f"#map-{figure}").screenshot()
+        drawn = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+        assert drawn.reshape(-1, 3).std(axis=0).max() > 10, f"the map of {figure} is blank"
+    page.get_by_role("button", name="Spearman").click()
+    scores = page.locator("#genes tbody tr td:nth-child(5)").all_inner_texts()
+    values = [float(s) for s in scores[:10] if re.match(r"^-?[\d.]+$", s)]
+    assert values == sorted(values, reverse=True)
+    page.get_by_text("Change the gate").click()
+    page.get_by_label("The full report has been made").check()
+    page.get_by_role("button", name="Set the gate").click()
+    expect(page.locator(".gate")).to_contain_text("passes")
 
 
 def view_gene(member: Visitor, study: str, slide: str, genes: tuple[str, str]) -> dict[str, float]:

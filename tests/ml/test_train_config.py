@@ -17,6 +17,8 @@ from ml.training.parts import parts_of
 from ml.training.settings import Settings
 from ml.training.shards.layout import Manifest, SlideRecord
 from ml.training.shards.layout import Settings as CorpusSettings
+from ml.training.train_file import study_sections
+from tests.ml.training.corpora import write_study
 
 STUDY = 'out = "trained"\n[data]\nstudy = "study"\n'
 GOOD = 'out = "trained"\n[data]\ncorpus = "corpus"\n'
@@ -104,7 +106,7 @@ def test_the_example_is_a_config_with_every_key(
         keys = set(re.findall(r"^#? ?(\w+) =", section, flags=re.MULTILINE))
         assert keys == {f.name for f in fields(tables[name])} - nested
     # The values behind # are the defaults: a config with all of them means the same.
-    for_studies = r"(?s)\[align\].*?(?=\n\[)|# joint = false"
+    for_studies = r"(?s)\[align\].*?(?=\n\[)|# joint = false|# test_site = \"\""
     lines = re.sub(for_studies, "", text).splitlines()
     everything = "\n".join(re.sub(r"^# (\w+ = \S)", r"\1", line) for line in lines)
     assert read_config(config(tmp_path, everything)).settings == Settings()
@@ -125,6 +127,36 @@ def slide(number: int, patient: str, study: str = "s") -> SlideRecord:
 
 def manifest(*slides: SlideRecord, fitted: list[dict[str, str]] | None = None) -> Manifest:
     return Manifest(CorpusSettings(), "", {"tables": fitted or []}, [[0, 5]], list(slides))
+
+
+class TestSites:
+    """A whole site can be held out, whatever the study planned."""
+
+    def parts(self, folder: Path, extra: str) -> dict[str, str]:
+        write_study(folder / "study", slides=4)
+        path = config(folder, STUDY + extra)
+        return {s["slide_code"]: s["part"] for s in study_sections(read_config(path))}
+
+    def test_all_of_its_patients_are_tested_and_nobody_else(self, tmp_path: Path) -> None:
+        found = self.parts(tmp_path, 'test_site = "B"\nvalidation = ["S0"]\ntest = ["S2"]\n')
+        assert found == {"S0": "validation", "S1": "test", "S2": "train", "S3": "test"}
+
+    def test_an_unknown_site_is_named_with_those_there_are(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="A, B") as error:
+            self.parts(tmp_path, 'test_site = "Z"\n')
+        assert error.value.code == "split.unknown_site"
+
+
+def test_slides_that_look_alike_are_not_divided() -> None:
+    known = manifest(*(slide(i, f"P{i}") for i in range(4)))
+    known.alike = [(0, 2, 0.93), (1, 3, 0.4)]
+    data = DataSection(test=("P2", "P3"))
+    with pytest.raises(InputError) as error:
+        parts_of(known, data, "corpus")
+    assert error.value.code == "split.look_alike" and "s/S0 and s/S2" in error.value.where
+    assert parts_of(known, DataSection(test=("P0", "P2")), "corpus").test == (0, 2)
+    again = Manifest.from_json(known.as_json(), "corpus")
+    assert again.alike == known.alike and again.compared == []
 
 
 class TestParts:

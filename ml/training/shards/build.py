@@ -16,6 +16,7 @@ from typing import Any
 from safetensors.numpy import save_file
 
 from ml.errors import InputError
+from ml.evaluation.look_alikes import Picture, similarity
 from ml.inference.crops import crop_sides
 from ml.inference.features import stop_if_asked
 from ml.io.celltable import CellTable
@@ -39,7 +40,9 @@ from ml.training.shards.layout import (
 )
 from ml.training.shards.sources import Source, fitted_vocabulary, vocabulary_of
 
-_LOCK, _UNFINISHED = ".build.lock", ".unfinished"
+_LOCK, _UNFINISHED, _PICTURES = ".build.lock", ".unfinished", "pictures"
+# Similarity of pictures from which on a pair is kept: below any limit that an audit may have.
+RESEMBLING = 0.35
 
 
 def build_corpus(
@@ -233,10 +236,29 @@ class _Builder:
         else:
             self.manifest.slides.append(record)
             self.manifest.shards += shards
+            self._compare(index, source, record)
         _write(self.out / MANIFEST, self.manifest.as_json())
         for shard in shards:
             (self.out / _UNFINISHED / shard.name).unlink(missing_ok=True)
         return not known
+
+    def _compare(self, index: int, source: Source, record: SlideRecord) -> None:
+        """Notes which slides of the corpus the new one resembles: trainings keep those together."""
+        if self.manifest.settings.crops == "none":
+            return
+        folder = self.out / _PICTURES
+        folder.mkdir(exist_ok=True)
+        picture = Picture.of(source.where, open_slide(source.image), source.mpp)
+        if picture.too_small:
+            return
+        with written_whole(folder / f"{record.identity[:16]}.npz") as part:
+            picture.save(part)
+        for other in self.manifest.compared:
+            kept = folder / f"{self.manifest.slides[other].identity[:16]}.npz"
+            value = similarity(picture, Picture.load(kept))
+            if value >= RESEMBLING:
+                self.manifest.alike.append((other, index, round(value, 3)))
+        self.manifest.compared.append(index)
 
     def _record(self, source: Source, table: CellTable) -> SlideRecord:
         """The slide as the manifest has it, before anybody has looked at its cells."""

@@ -125,7 +125,9 @@ class Manifest:
     `vocabulary_from` is the vocabulary's provenance: where its means were fitted to tables,
     ``tables`` lists them with their sha256, and with patient and slide where they are known.
     `panels` are different sets of measured genes, as runs of positions in the vocabulary: from,
-    to, from, to …, each end excluded.
+    to, from, to …, each end excluded. `alike` are pairs of slides whose pictures resemble each
+    other, by number, with their similarity (see `ml.evaluation.look_alikes`), and `compared` the
+    slides that were compared with all others: those with crops, and enough tissue on them.
     """
 
     settings: Settings
@@ -134,6 +136,8 @@ class Manifest:
     panels: list[list[int]] = field(default_factory=list)
     slides: list[SlideRecord] = field(default_factory=list)
     shards: list[ShardRecord] = field(default_factory=list)
+    alike: list[tuple[int, int, float]] = field(default_factory=list)
+    compared: list[int] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -199,6 +203,8 @@ class Manifest:
                 data["panels"],
                 slides,
                 [shard_record(shard) for shard in data["shards"]],
+                [(first, second, value) for first, second, value in data.get("alike", [])],
+                list(data.get("compared", [])),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise not_a_corpus(where) from error

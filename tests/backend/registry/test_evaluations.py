@@ -72,6 +72,12 @@ class TestPage:
         page = page_of(client, first)
         assert page.count(">other slides<") == 1 and "PAST v2" in page and "PAST v3" in page
 
+    def test_the_audit_is_shown(self, admin, client, first):
+        images = {"pairs": 12, "highest_similarity": 0.33, "limit": 0.5, "too_small": ["S9"]}
+        add_full_evaluation(first, audit={"scope": "held-out patients", "images": images})
+        page = page_of(client, first)
+        assert "Leakage audit" in page and "0.33" in page and "S9" in page
+
     def test_problems_are_said(self, admin, client, first):
         add_full_evaluation(first, problems=["2 patients: too few to resample."])
         assert "2 patients: too few to resample." in page_of(client, first)

@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 
 from ml.errors import InputError
 from ml.io.celltable import CellTable
+from ml.io.slides import write_pyramid
 from ml.io.store import content_hash
 from ml.tokens.files import VocabularyFile
 from ml.tokens.rank import rank_tokens
@@ -26,6 +27,7 @@ from ml.training.shards.commands import add_commands
 from ml.training.shards.layout import Manifest, Settings
 from ml.training.shards.reader import Corpus
 from ml.training.shards.sources import Source, read_sources
+from tests.ml.evaluation.test_audit import tissue
 from tests.ml.training.corpora import GENES, Said, built, files_of, write_study
 
 
@@ -306,3 +308,16 @@ class TestVocabularyOfSlides:
         assert Corpus(tmp_path / "corpus").vocabulary.symbols == given.symbols
         with pytest.raises(InputError, match="technology is CosMx"):
             build_corpus(tmp_path / "corpus", two, Said())
+
+
+def test_a_corpus_knows_which_slides_look_alike(tmp_path: Path) -> None:
+    """A slide that is there again under another name, turned, and with other cells."""
+    study = write_study(tmp_path / "study", slides=3, mpp=8.0)
+    turned = np.ascontiguousarray(np.rot90(tissue(0), 2))
+    for number, pixels in enumerate((tissue(0), tissue(1), turned)):
+        write_pyramid(pixels, study / f"slides/S{number}.tif", mpp=8.0, mpp_source="a ruler")
+    out = built(tmp_path / "corpus", study, crops="jpeg")
+    manifest = Corpus(str(out)).manifest
+    assert manifest.compared == [0, 1, 2]
+    ((first, second, value),) = manifest.alike
+    assert (first, second) == (0, 2) and value > 0.9
