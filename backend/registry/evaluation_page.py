@@ -39,6 +39,7 @@ def evaluation(request: HttpRequest, model_id: int) -> HttpResponse:
         "predictors": predictors(shown.metrics, model.name) if shown else [],
         "splits": _ordered(shown, SPLITS, "splits") if shown else [],
         "type_methods": _ordered(shown, METHODS, "cell_types", "methods") if shown else [],
+        "audit": (shown and shown.metrics.get("audit")) or model.metrics.get("audit"),
         "versions": versions(model),
         "looks": looks(model),
         "gate": gate,

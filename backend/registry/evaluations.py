@@ -124,6 +124,16 @@ def latest(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
     return sorted(found.values(), key=lambda one: one.part != Part.TEST)
 
 
+def best_baseline(metrics: dict[str, Any]) -> dict[str, Any] | None:
+    """The best of the baselines that see no more than the model, with its title."""
+    fair = [
+        {"title": name.replace("_", " "), **of}
+        for name, of in metrics.get("baselines", {}).items()
+        if of.get("fair", True) and of.get("pcc_median") is not None
+    ]
+    return max(fair, key=lambda of: of["pcc_median"], default=None)
+
+
 def newest_test(models: Iterable[ModelVersion]) -> dict[int, Evaluation]:
     """Model id → its newest scores on the held-out part of its own dataset."""
     found: dict[int, Evaluation] = {}

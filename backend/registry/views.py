@@ -16,7 +16,7 @@ from backend.jobs.api import JobSerializer
 from backend.jobs.selectors import jobs_for
 from backend.registry import landing, selectors
 from backend.registry.content import TrainParams
-from backend.registry.evaluations import latest
+from backend.registry.evaluations import best_baseline, latest
 from backend.registry.landing_scores import scores_picture
 from backend.registry.planted import planted_truth
 from backend.registry.planted_page import planted_page, without_outcomes
@@ -140,7 +140,10 @@ def model(request: HttpRequest, model_id: int) -> HttpResponse:
     found = selectors.model_for(request.user, model_id)
     document = ModelDetailSerializer(found).data
     refused = selectors.not_predictable(found)
-    evaluations = [EvaluationSerializer(one).data for one in latest(found.evaluations.all())]
+    evaluations = [
+        EvaluationSerializer(one).data | {"best": best_baseline(one.metrics)}
+        for one in latest(found.evaluations.all())
+    ]
     context = page_context(study_for(request.user, found.study.slug)) | {
         "model": document,
         "evaluations": evaluations,
