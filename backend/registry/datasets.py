@@ -12,7 +12,7 @@ from django.db.models import F, Max, QuerySet
 
 from backend.cells.models import CellTable
 from backend.jobs.models import Artifact, Job
-from backend.jobs.services import store_artifact
+from backend.jobs.services import local, store_artifact
 from backend.registry.content import TrainParams
 from backend.registry.models import Dataset, DatasetTable
 from backend.registry.splits import Section, Split, split_sections
@@ -34,6 +34,21 @@ def measured_tables(study: Study) -> QuerySet[CellTable]:
         )
         .order_by("code", "source")
     )
+
+
+def section(table: CellTable, patient: str, part: str) -> dict[str, Any]:
+    """A measured slide as jobs name it (see `ml.training.prepare.SectionInput`)."""
+    slide = table.slide
+    return {
+        "slide": str(local(slide.artifact)),
+        "table": str(local(table.artifact)),
+        "slide_code": slide.code,
+        "patient": patient,
+        "part": str(part),
+        "mpp": slide.mpp,
+        "slide_sha256": slide.artifact.sha256,
+        "table_sha256": table.artifact.sha256,
+    }
 
 
 @transaction.atomic

@@ -16,8 +16,9 @@ from backend.accounts.services import record
 from backend.jobs.kinds import Spec
 from backend.jobs.models import Artifact, Job
 from backend.jobs.services import local, store_artifact, work_folder
-from backend.registry.content import EvaluateParams, EvaluateResult
-from backend.registry.models import DatasetTable, Evaluation, ModelVersion, Part
+from backend.registry.content import EvaluateParams, EvaluateResult, EvaluationContent
+from backend.registry.datasets import section
+from backend.registry.models import Evaluation, ModelVersion, Part
 from backend.registry.predictions import model_of
 from backend.studies.models import Study
 from ml.errors import InputError
@@ -52,7 +53,7 @@ def prepare_evaluation(job: Job) -> Spec:
     tables = model.dataset.tables.select_related(
         "table__artifact", "table__slide__artifact", "patient"
     )
-    sections = [_section(row) for row in tables.order_by("pk")]
+    sections = [section(row.table, row.patient.code, row.part) for row in tables.order_by("pk")]
     sites = {row.patient.code: row.patient.site for row in tables if row.patient.site}
     return Spec(
         params=params.model_dump(mode="json", exclude={"model"}),
@@ -65,40 +66,32 @@ def prepare_evaluation(job: Job) -> Spec:
     )
 
 
-def _section(row: DatasetTable) -> dict[str, Any]:
-    slide = row.table.slide
-    return {
-        "slide": str(local(slide.artifact)),
-        "table": str(local(row.table.artifact)),
-        "slide_code": slide.code,
-        "patient": row.patient.code,
-        "part": str(row.part),
-        "mpp": slide.mpp,
-        "slide_sha256": slide.artifact.sha256,
-        "table_sha256": row.table.artifact.sha256,
-    }
+def add_evaluations(
+    job: Job, model: ModelVersion, evaluations: list[EvaluationContent], out: Path, **more: Any
+) -> None:
+    """Keep what a job scored of a model on its own dataset, with `more` among the metrics."""
+    for evaluation in evaluations:
+        Evaluation.objects.create(
+            model_version=model,
+            dataset=model.dataset,
+            part=evaluation.part,
+            artifact=store_artifact(
+                job=job,
+                path=out / evaluation.path,
+                kind=Artifact.Kind.EVALUATION,
+                inputs=[model.artifact, model.dataset.artifact],
+            ),
+            metrics={**evaluation.metrics, **more},
+            job=job,
+            created_by=job.created_by,
+        )
 
 
 def commit_evaluation(job: Job, result: dict[str, Any], out: Path) -> dict[str, Any]:
     content = EvaluateResult.model_validate(result)
     params = EvaluateParams.model_validate(job.parameters)
     model = model_of(Study.objects.get(pk=job.study_id), params.model)
-    dataset = model.dataset
-    for evaluation in content.evaluations:
-        Evaluation.objects.create(
-            model_version=model,
-            dataset=dataset,
-            part=evaluation.part,
-            artifact=store_artifact(
-                job=job,
-                path=out / evaluation.path,
-                kind=Artifact.Kind.EVALUATION,
-                inputs=[model.artifact, dataset.artifact],
-            ),
-            metrics={**evaluation.metrics, "audit": content.audit},
-            job=job,
-            created_by=job.created_by,
-        )
+    add_evaluations(job, model, content.evaluations, out, audit=content.audit)
     record(
         actor=job.created_by,
         action="model.evaluate",

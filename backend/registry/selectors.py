@@ -44,7 +44,9 @@ def model_for(user: User, model_id: int, action: Action = Action.MODEL_VIEW) -> 
     model = (
         ModelVersion.objects.visible_to(user)
         .annotate(role=role_in(user, "study"))
-        .select_related("dataset", "created_by", "study", "artifact", "job")
+        .select_related(
+            "dataset__artifact", "dataset__study", "created_by", "study", "artifact", "job"
+        )
         .prefetch_related(
             Prefetch("evaluations", Evaluation.objects.select_related("artifact", "dataset")),
             Prefetch("promotions", Promotion.objects.select_related("actor", "replaced")),

@@ -11,10 +11,11 @@ from django.urls import reverse
 from backend.accounts.services import record
 from backend.jobs.kinds import Spec
 from backend.jobs.models import Artifact, Job
-from backend.jobs.services import local, store_artifact, work_folder
+from backend.jobs.services import store_artifact, work_folder
 from backend.registry.content import TrainParams, TrainResult
-from backend.registry.datasets import freeze_dataset
-from backend.registry.models import Dataset, Evaluation, Exposure, ModelVersion
+from backend.registry.datasets import freeze_dataset, section
+from backend.registry.evaluations import add_evaluations
+from backend.registry.models import Dataset, Exposure, ModelVersion
 from backend.registry.promotion import switch_to
 from backend.studies.models import Study
 from ml.io.celltable import panel_hash
@@ -29,19 +30,7 @@ def prepare_training(job: Job) -> Spec:
     Job.objects.filter(pk=job.pk).update(
         result={"dataset": dataset.pk, "dataset_version": dataset.version}
     )
-    sections = [
-        {
-            "slide": str(local(table.slide.artifact)),
-            "table": str(local(table.artifact)),
-            "slide_code": table.code,
-            "patient": table.patient,
-            "part": str(table.part),
-            "mpp": table.slide.mpp,
-            "slide_sha256": table.slide.artifact.sha256,
-            "table_sha256": table.artifact.sha256,
-        }
-        for table in tables
-    ]
+    sections = [section(table, table.patient, table.part) for table in tables]
     return Spec(
         params=params.model_dump(mode="json", exclude=_CHOICE_OF_SLIDES),
         inputs={"sections": sections, "parent": None, "work": str(work_folder(job))},
@@ -66,21 +55,7 @@ def commit_training(job: Job, result: dict[str, Any], out: Path) -> dict[str, An
         metrics=content.metrics,
         created_by=job.created_by,
     )
-    for evaluation in content.evaluations:
-        Evaluation.objects.create(
-            model_version=model,
-            dataset=dataset,
-            part=evaluation.part,
-            artifact=store_artifact(
-                job=job,
-                path=out / evaluation.path,
-                kind=Artifact.Kind.EVALUATION,
-                inputs=[artifact, dataset.artifact],
-            ),
-            metrics=evaluation.metrics,
-            job=job,
-            created_by=job.created_by,
-        )
+    add_evaluations(job, model, content.evaluations, out)
     _record_exposures(artifact, dataset)
     record(
         actor=job.created_by,

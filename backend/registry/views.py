@@ -14,7 +14,7 @@ from django.views.decorators.http import require_safe
 from backend.accounts.permissions import Action, allows
 from backend.jobs.api import JobSerializer
 from backend.jobs.selectors import jobs_for
-from backend.registry import landing, selectors
+from backend.registry import cards, landing, selectors
 from backend.registry.content import TrainParams
 from backend.registry.evaluations import best_baseline, latest
 from backend.registry.landing_scores import scores_picture
@@ -149,6 +149,8 @@ def model(request: HttpRequest, model_id: int) -> HttpResponse:
         "evaluations": evaluations,
         "promotions": document["promotions"],
         "exposures": selectors.exposed_patients(found),
+        "model_card": cards.model_card(found),
+        "data_card": cards.data_card(found.dataset),
         "not_predictable": refused,
         "type_methods": _type_methods(found.metrics.get("cell_types")),
         "retrieval": next(

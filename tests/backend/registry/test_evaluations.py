@@ -11,8 +11,10 @@ from backend.jobs.models import Artifact
 from backend.jobs.services import store_artifact
 from backend.registry.evaluation_page import verdict
 from backend.registry.evaluations import looks
+from backend.registry.landing_scores import scores_picture
 from backend.registry.models import Promotion, PromotionGate
 from backend.registry.services import promote, set_gate
+from backend.studies.models import Membership
 from ml.errors import InputError
 from tests.backend.rows import GENES, add_full_evaluation, add_model, add_slide, add_table
 
@@ -193,7 +195,41 @@ class TestStart:
         assert answer.status_code == 422 and answer.json()["code"] == "evaluate.table_gone"
 
 
+class TestLanding:
+    def test_the_study_page_shows_genes_beside_baselines_and_nulls(self, admin, client, first):
+        add_full_evaluation(first)
+        page = client.get(f"/studies/{first.study.slug}/").content.decode()
+        assert "How well genes are predicted" in page and "ahead of all 1 baselines" in page
+        scores = json.loads(
+            page.split('id="page" type="application/json">')[1].split("</script>")[0]
+        )
+        assert scores["scores"]["titles"] == {"frozen_ridge": "ridge on the frozen encoder"}
+        assert scores["scores"]["controls"]["permuted"]["pcc_median"] == 0
+        assert scores["scores"]["genes"][0] == {"pcc": 0.2, "frozen_ridge_pcc": 0.1}
+        assert scores["scores"]["twins"] == {}
+
+    def test_null_twins_are_those_that_the_reader_may_see(
+        self, client, make_user, make_study, study, first
+    ):
+        study.synthetic = True
+        study.save()
+        twin = make_study(slug=f"{study.slug}-permuted")
+        table = add_table(add_slide(twin), n_rows=40)
+        add_full_evaluation(add_model(twin, {table: "test"}, status="promoted"))
+        user = make_user("member", study)
+        assert scores_picture(user, study, first)["twins"] == {}
+        user = make_user("member", twin)
+        Membership.objects.create(user=user, study=study, role="member")
+        found = scores_picture(user, study, first)["twins"]
+        assert found == {"null twin: counts permuted": [0.2] * 4}
+
+
 class TestCards:
+    def test_cards_are_on_the_model_page(self, admin, client, first):
+        add_full_evaluation(first)
+        page = client.get(f"/models/{first.pk}/").content.decode()
+        assert "# PAST v1 of" in page and "# Dataset version 1 of" in page
+
     def test_the_model_card_says_what_the_records_say(self, admin, client, first):
         add_full_evaluation(first)
         text = client.get(f"/api/v1/models/{first.pk}/card.md").content.decode()
