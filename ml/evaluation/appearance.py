@@ -32,7 +32,26 @@ _APART[1] = True
 
 
 def appearance(subject: Subject, corpus: Corpus) -> Floats32:
-    """Appearance of the measured rows: (rows, len(NAMES)), slide by slide."""
+    """Appearance of the measured rows: (rows, columns), computed once for each corpus.
+
+    The columns of `NAMES`, which are of the row's own crop; where the model has pooled features,
+    also stain and texture over all of their windows, so that the surroundings are seen as far as
+    the model sees them.
+    """
+    kept = subject.kept.get(id(corpus))
+    if kept is None:
+        kept = _own_crops(subject, corpus)
+        features = subject.model.config.features
+        if features is not None:
+            columns = features.columns("stain")
+            around = [corpus.raw(rows)[:, columns] for rows in corpus.chunks()]
+            kept = np.concatenate([kept, np.concatenate(around)], axis=1)
+        subject.kept[id(corpus)] = kept
+    return kept
+
+
+def _own_crops(subject: Subject, corpus: Corpus) -> Floats32:
+    """(rows, len(NAMES)), slide by slide."""
     found = np.zeros((len(corpus.measured), len(NAMES)), np.float32)
     section = corpus.section[corpus.measured]
     for number in np.unique(section).tolist():

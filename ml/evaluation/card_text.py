@@ -46,9 +46,10 @@ def model_markdown(record: Document) -> str:
             f"{len(symbols) if symbols else record.get('n_genes', UNKNOWN)} genes per "
             f"{config.get('row_kind', 'row')} from H&E",
             "Weights": record.get("sha256"),
-            "Status": record.get("status"),
-            "Trained": _when(record),
-            "Study": record.get("study"),
+            # Files know nothing of these.
+            **({"Status": record["status"]} if "status" in record else {}),
+            **({"Trained": _when(record)} if "trained_at" in record else {}),
+            **({"Study": record["study"]} if "study" in record else {}),
             "Image encoder": encoder.get("name") or config.get("encoder"),
             "Encoder's licence": encoder.get("licence"),
             "Encoder's weights": encoder.get("weights"),

@@ -58,6 +58,7 @@ class Subject:
         sites: site of each patient that has one.
         work: folder for what can be computed again.
         seed: of all draws.
+        kept: what is computed once for a corpus, by its identity.
     """
 
     model: PAST
@@ -68,6 +69,7 @@ class Subject:
     work: Path
     sites: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
+    kept: dict[int, Floats32] = field(default_factory=dict)
 
     @cached_property
     def slides(self) -> dict[str, Slide]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml.evaluation.appearance import NAMES, appearance
+from ml.evaluation.appearance import appearance
 from ml.evaluation.ridge import Solver, Sums, choose
 from ml.evaluation.subject import Floats32, Predictor, Subject
 from ml.models.past import PAST
@@ -103,7 +103,7 @@ def morphology_ridge(subject: Subject) -> Predictor:
 
     return Predictor(
         "morphology_ridge", "ridge on stain, texture and nuclear morphology", predict,
-        facts={"penalty": best.penalty, "inputs": len(NAMES)},
+        facts={"penalty": best.penalty, "inputs": inputs.shape[1]},
     )  # fmt: skip
 
 
