@@ -124,7 +124,7 @@ def expression_table(metrics: Document) -> list[str]:
     unit = "patients" if metrics.get("resampled") == "patients" else "spatial blocks"
     lines = [
         f"Pearson per gene within slides, median over {_count(metrics['n_genes'])} genes; "
-        f"95 % intervals resample {unit} ({metrics.get('patients', UNKNOWN)} patients, "
+        f"95 % intervals resample {unit} ({_patients(metrics.get('patients'))}, "
         f"{_count(metrics['n_rows'])} rows); p is corrected for the number of baselines (Holm).",
         "",
         "| | median (quartiles) | spatially variable genes | PAST minus it (95 %) | p | |",
@@ -246,6 +246,10 @@ def data_markdown(record: Document) -> str:
 def _resolutions(tables: Sequence[Document]) -> str | None:
     found = sorted({round(t["mpp"], 4) for t in tables if t.get("mpp")})
     return f"{', '.join(f'{mpp:g}' for mpp in found)} µm per pixel" if found else None
+
+
+def _patients(count: int | None) -> str:
+    return "1 patient" if count == 1 else f"{_count(count)} patients"
 
 
 def _count(value: int | None) -> str:
