@@ -28,6 +28,8 @@ FOLDS, COMPONENTS, PENALTY = 5, 64, 0.3
 MOST_ROWS = 40_000
 # Blocks in units of the widest crop: large enough that a gap leaves most of the training rows.
 BLOCKS = 2.0
+# Fewer spots are not worth a regression on 256 components.
+TRAINING_SPOTS, TEST_SPOTS, SPOT_GENES = 50, 10, 50
 
 
 @chapter("splits", "What the split does")
@@ -147,10 +149,10 @@ def hest_protocol(subject: Subject, part: str, report: Report) -> dict[str, Any]
         for name, corpus in (("train", subject.train), (part, subject.held_out[part]))
     }
     (centres, counts), (test_centres, test_counts) = spots["train"], spots[part]
-    if len(counts) < 50 or len(test_counts) < 10:
+    if len(counts) < TRAINING_SPOTS or len(test_counts) < TEST_SPOTS:
         return None
     variance = np.log1p(counts).var(0)
-    genes = np.sort(np.argsort(-variance, kind="stable")[:50])
+    genes = np.sort(np.argsort(-variance, kind="stable")[:SPOT_GENES])
     features = [
         encode(config.encoder, _patches(subject, where, PATCH_UM))
         for where in (centres, test_centres)

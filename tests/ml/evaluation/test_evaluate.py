@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from ml.cli import main
 from ml.errors import InputError
+from ml.evaluation import probes
 from ml.evaluation import run as evaluation
 from ml.evaluation.appearance import NAMES, appearance_of, nuclei
 from ml.evaluation.baselines import bleep, published, st_net
@@ -35,6 +36,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         for module in (st_net, published):
             patch.setattr(module, "MOST_ROWS", 48)
+        patch.setattr(probes, "TRAINING_SPOTS", 10)
         for module in (st_net, published, bleep):
             patch.setattr(module, "EPOCHS", 1)
         yield
@@ -88,6 +90,12 @@ class TestReport:
         assert {"ari", "nmi"} == set(metrics["cell_types"]["clusters"]["embeddings"])
         assert metrics["retrieval"]["chance_r50"] > metrics["retrieval"]["chance_r10"]
         assert result["audit"]["statistics"] and result["audit"]["scope"] == "held-out patients"
+
+    def test_the_benchmarks_protocol_has_spots_of_its_own(self, evaluated, corpora):
+        found = evaluated[1]["evaluations"][0]["metrics"]["hest_protocol"]
+        _, parts = corpora
+        assert found["pearson_mean"] > 0.2 and len(found["genes"]) == 50
+        assert 10 < found["spots"]["train"] < len(parts["train"].measured) / 4
 
     def test_limits_of_a_baseline_are_stated(self, evaluated):
         facts = evaluated[1]["evaluations"][0]["metrics"]["baselines"]["st_net"]["facts"]
