@@ -127,7 +127,7 @@ def test_alignment_trains_the_shared_space_and_nothing_else(trained, not_aligned
     for name, weights in before.items():
         moved = name.removeprefix("members.0.").startswith(ALIGNED)
         assert torch.equal(weights, after[name]) != moved, name
-    for key in ("pcc_median", "pcc_q1", "scc_median", "baselines", "difference"):
+    for key in ("pcc_median", "pcc_q1", "scc_median", "baselines", "controls"):
         assert result["metrics"]["test"][key] == trained["result"]["metrics"]["test"][key]
 
 
