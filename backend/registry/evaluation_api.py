@@ -33,7 +33,9 @@ class EvaluationGenesView(APIView):
 
 
 class EvaluationGeneView(APIView):
-    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    @extend_schema(
+        operation_id="v1_models_evaluations_gene_rows", responses={200: OpenApiTypes.OBJECT}
+    )
     def get(self, request: Request, model_id: int, evaluation_id: int, symbol: str) -> Response:
         """Rows of one evaluation with a gene's measured and predicted values, to draw."""
         evaluation = selectors.evaluation_for(request.user, model_id, evaluation_id)
