@@ -138,7 +138,7 @@ def expression_table(metrics: Document) -> list[str]:
             if of.get("difference") is None
             else (f"{of['difference']:+.3f} ({of['low']:+.3f}, {of['high']:+.3f})")
         )
-        p = "" if of.get("p_holm") is None else f"{of['p_holm']:.2g}"
+        p = "" if of.get("p_holm") is None else p_text(of["p_holm"])
         verdict = {"ahead": "PAST ahead", "behind": "PAST behind"}.get(of.get("verdict"), "")
         verdict = verdict or ("" if of.get("fair") is False else of.get("verdict", ""))
         lines.append(
@@ -246,6 +246,11 @@ def data_markdown(record: Document) -> str:
 def _resolutions(tables: Sequence[Document]) -> str | None:
     found = sorted({round(t["mpp"], 4) for t in tables if t.get("mpp")})
     return f"{', '.join(f'{mpp:g}' for mpp in found)} µm per pixel" if found else None
+
+
+def p_text(p: float) -> str:
+    """A p-value as people write it: never nought."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def _patients(count: int | None) -> str:

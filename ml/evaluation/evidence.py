@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ml.errors import InputError
-from ml.evaluation.card_text import expression_table, sentences
+from ml.evaluation.card_text import expression_table, p_text, sentences
 
 DOCUMENTS = ("README.md", "ml/evaluation/README.md", "ml/training/README.md")
 FIGURE = "ml/evaluation/expression.svg"
@@ -38,10 +38,12 @@ def write_documents(found: Path, root: Path) -> list[str]:
     """
     blocks = _blocks(found)
     left: set[str] = set()
+    filled: dict[Path, str] = {}
     for name in DOCUMENTS:
         path = root / name
-        text, unknown = fill(path.read_text(encoding="utf-8"), blocks, str(path))
+        filled[path], unknown = fill(path.read_text(encoding="utf-8"), blocks, str(path))
         left |= unknown
+    for path, text in filled.items():
         path.write_text(text, encoding="utf-8")
     _draw(found / "evaluated" / "evaluation" / "per_gene.csv", root / FIGURE)
     return sorted(left)
@@ -174,7 +176,7 @@ def _her2st(trial: dict[str, Any]) -> str:
         low, high = trial[f"{prefix}difference_low"], trial[f"{prefix}difference_high"]
         return (
             f"{pcc:.3f} for ridge on {name} (difference {trial[f'{prefix}difference']:+.3f}, "
-            f"95 % interval {low:+.3f} to {high:+.3f}, p {trial[f'{prefix}p_holm']:.2g})"
+            f"95 % interval {low:+.3f} to {high:+.3f}, p {p_text(trial[f'{prefix}p_holm'])})"
         )
 
     frozen = against("the frozen encoder", "frozen_", trial["frozen_ridge_pcc_median"])

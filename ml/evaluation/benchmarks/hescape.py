@@ -13,6 +13,7 @@ import io
 import json
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ml.errors import InputError
-from ml.evaluation.benchmarks.hest import encode
+from ml.evaluation.benchmarks.hest import encode, kept_features
 from ml.evaluation.retrieval import ranks
 from ml.inference.features import stop_if_asked
 from ml.models.heads import Projection
@@ -65,7 +66,8 @@ def run_hescape(
     rows = _read(dataset)
     parts = _parts(splits, rows["name"], dataset)
     report.stage("Image features")
-    pairs = _pairs(rows, parts, encoder, out / "embeddings", dataset.name, report)
+    made_from = [*sorted(dataset.glob("*.arrow")), *(splits / f"{part}.csv" for part in PARTS)]
+    pairs = _pairs(rows, parts, encoder, out / "embeddings", dataset.name, made_from, report)
     report.stage("Contrast")
     net, epoch = _train(pairs, report, seed)
     found = recall(*_embedded(net, pairs["test"])) | {
@@ -136,25 +138,29 @@ def _parts(splits: Path, names: NDArray[np.str_], dataset: Path) -> dict[str, ND
 
 def _pairs(
     rows: dict[str, Any], parts: dict[str, NDArray[np.int64]], encoder: str, cache: Path,
-    name: str, report: Report,
+    name: str, made_from: list[Path], report: Report,
 ) -> dict[str, Pairs]:  # fmt: skip
     totals = rows["gexp"].sum(1, keepdims=True)
     typical = float(np.median(totals[parts["train"]][totals[parts["train"]] > 0]))
     expression = np.log1p(rows["gexp"] / np.maximum(totals, 1.0) * typical).astype(np.float32)
     found = {}
     for place, (part, own) in enumerate(parts.items()):
-        path = cache / encoder / name / f"{part}.npy"
-        if not path.is_file() or len(np.load(path, mmap_mode="r")) != len(own):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            blocks = []
-            for at in range(0, len(own), BATCH):
-                stop_if_asked(report)
-                images = [_image(rows["image"][int(i)].as_py()) for i in own[at : at + BATCH]]
-                blocks.append(encode(encoder, np.stack(images)))
-            np.save(path, np.concatenate(blocks))
-        found[part] = Pairs(np.load(path), expression[own])
+        made = partial(_encoded, rows["image"], own, encoder, report)
+        kept = kept_features(cache, f"{encoder}/{name}/{part}", made_from, made)
+        found[part] = Pairs(kept["features"], expression[own])
         report.progress((place + 1) / len(parts))
     return found
+
+
+def _encoded(
+    images: Any, own: NDArray[np.int64], encoder: str, report: Report
+) -> dict[str, NDArray[Any]]:
+    blocks = []
+    for at in range(0, len(own), BATCH):
+        stop_if_asked(report)
+        some = [_image(images[int(i)].as_py()) for i in own[at : at + BATCH]]
+        blocks.append(encode(encoder, np.stack(some)))
+    return {"features": np.concatenate(blocks)}
 
 
 def _image(held: Any) -> NDArray[np.uint8]:

@@ -11,7 +11,9 @@ fold, mean over genes, then folds.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from ml.errors import InputError
 from ml.evaluation.metrics import Floats, pearson
 from ml.inference.encoder import load_encoder
 from ml.inference.features import device, stop_if_asked
+from ml.training.shards.layout import text_hash, written_whole
 
 if TYPE_CHECKING:
     from ml.report import Report
@@ -198,18 +201,33 @@ def _part(
 ) -> tuple[NDArray[np.float32], Floats]:
     features, expression = [], []
     for sample in part.itertuples():
-        path = cache / encoder / dataset.name / f"{sample.sample_id}.npz"
-        if not path.is_file():
-            patches, barcodes = _patches(dataset / str(sample.patches_path))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.with_suffix(".part").open("wb") as file:
-                np.savez(file, features=encode(encoder, patches), barcodes=barcodes)
-            path.with_suffix(".part").replace(path)
-        with np.load(path) as kept:
-            features.append(kept["features"])
-            barcodes = kept["barcodes"]
+        patches = dataset / str(sample.patches_path)
+        name = f"{encoder}/{dataset.name}/{sample.sample_id}"
+        own = kept_features(cache, name, [patches], partial(_encoded, encoder, patches))
+        features.append(own["features"])
+        barcodes = own["barcodes"]
         expression.append(_expression(dataset / str(sample.expr_path), barcodes, genes))
     return np.concatenate(features), np.concatenate(expression)
+
+
+def kept_features(
+    cache: Path, name: str, made_from: list[Path], make: Callable[[], dict[str, NDArray[Any]]]
+) -> dict[str, NDArray[Any]]:
+    """Arrays that are made once and kept in `cache`; anew when what they are made from changes."""
+    files = [f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in made_from if p.exists()]
+    path = cache / f"{name}-{text_hash(json.dumps(files))[:16]}.npz"
+    if not path.is_file():
+        found = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as part, part.open("wb") as file:
+            np.savez(file, **found)  # type: ignore[arg-type]
+    with np.load(path, allow_pickle=False) as kept:
+        return dict(kept)
+
+
+def _encoded(encoder: str, path: Path) -> dict[str, NDArray[Any]]:
+    patches, barcodes = _patches(path)
+    return {"features": encode(encoder, patches), "barcodes": barcodes}
 
 
 def _patches(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
