@@ -56,7 +56,7 @@ class TestHest:
         assert table[f"{ENCODER}_mean"][0] == pytest.approx(result["pearson_mean"])
 
     def test_spots_are_joined_by_barcode(self, hest_folder, tmp_path):
-        """Patches beside those they belong to are noise, and changed files are not taken for old."""
+        """Shifted by a few, they are noise; and files that changed are not taken for the old."""
         shuffled = shutil.copytree(hest_folder, tmp_path / "shuffled")
         import h5py
 
